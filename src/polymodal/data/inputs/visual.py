@@ -1,0 +1,169 @@
+"""Pictures and clips as inputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polymodal.data.inputs.base import Input, Moments, Value, readable, resolve, spread
+from polymodal.data.media.image import fit_size, probe_image, read_image
+from polymodal.data.media.video import probe_video, read_frames
+from polymodal.errors import InputError
+
+__all__ = ["ImageInput", "VideoInput"]
+
+
+@dataclass(eq=False)
+class Visual(Input):
+    """Pixels in [0, 1], standardised by channel.
+
+    Options:
+        image_size: the longer side at most, in pixels.
+        height, width: of what the model sees, in pixels; default the median of the training part within `image_size`.
+        channels: 1 or 3; default 1 if every probed training sample is grey, else 3.
+        standardize: whether to subtract `mean` and divide by `std`.
+        mean, std: by channel, of values in [0, 1]; default those of the training part.
+    """
+
+    image_size: int = 112
+    height: int | None = None
+    width: int | None = None
+    channels: int | None = None
+    standardize: bool = True
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    reads_files: ClassVar[bool] = True
+    PROBED: ClassVar[int] = 128
+
+    def check(self) -> None:
+        self.require_numbers("image_size", "height", "width")
+        self.require("channels", self.channels in (None, 1, 3), "1 or 3")
+        self.require("width", (self.height is None) == (self.width is None), "height and width together, or neither")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            fits = value is None or self.channels is None or len(value) == self.channels
+            self.require(name, fits, f"{self.channels} numbers, one a channel")
+
+    @abstractmethod
+    def probe_one(self, path: Path) -> Any:
+        """Something with `height`, `width` and `grey`."""
+
+    def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
+        if self.settled():
+            return
+        found = readable(spread(rows, self.PROBED), root, self.probe_one)
+        if not found:
+            return
+        if self.height is None:
+            size = [one.height for one in found], [one.width for one in found]
+            self.height, self.width = fit_size(*size, self.image_size)
+        if self.channels is None:
+            self.channels = 1 if all(one.grey for one in found) else 3
+        self.learn(found)
+
+    def learn(self, found: list[Any]) -> None:  # noqa: B027
+        """Settle further options from what `probe_one` told."""
+
+    def settled(self) -> bool:
+        return self.height is not None and self.channels is not None
+
+    @property
+    def picture(self) -> tuple[int, int, int]:
+        """(H, W, C) of one picture."""
+        if self.height is None or self.width is None or self.channels is None:
+            name = self.modality.name
+            raise InputError(f"modality {name!r}: no file of the training part can be read; run `polymodal data check`")
+        return self.height, self.width, self.channels
+
+    def fit(self, decoded: Iterable[NDArray[np.uint8]]) -> None:
+        if not self.standardize or (self.mean is not None and self.std is not None):
+            return
+        moments = Moments()
+        for pixels in decoded:
+            moments.update(pixels.reshape(-1, pixels.shape[-1]))
+        mean, std = moments.result()
+        self.mean, self.std = [m / 255 for m in mean], [s / 255 for s in std]
+
+    def pack(self, decoded: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return torch.from_numpy(np.stack(decoded))
+
+    def finish(self, packed: Value) -> Tensor:
+        assert isinstance(packed, Tensor)
+        pixels = packed.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+        if not self.standardize or self.mean is None or self.std is None:
+            return pixels.div_(255)
+        mean, std = torch.tensor(self.mean)[:, None, None], torch.tensor(self.std)[:, None, None]
+        return pixels.sub_(mean * 255).div_(std * 255)
+
+
+@dataclass(eq=False)
+class ImageInput(Visual):
+    """Pictures. `shape` is (C, H, W); a batch is (B, C, H, W) float32. Options: see `Visual`."""
+
+    def probe_one(self, path: Path) -> Any:
+        return probe_image(path)
+
+    def decode(self, cells: tuple[Any, ...], root: Path) -> NDArray[np.uint8] | None:
+        if cells[0] is None:
+            return None
+        height, width, channels = self.picture
+        return read_image(resolve(cells[0], root), (height, width), channels)
+
+    def empty(self) -> NDArray[np.uint8]:
+        return np.zeros(self.picture, np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height, width, channels = self.picture
+        return channels, height, width
+
+
+@dataclass(eq=False)
+class VideoInput(Visual):
+    """Clips as stacks of frames. `shape` is (T, C, H, W); a batch is (B, T, C, H, W) float32.
+
+    Options, besides those of `Visual`:
+        frames: T, spread evenly over the clip; default the median length of the training clips, at most 16.
+    """
+
+    frames: int | None = None
+
+    PROBED: ClassVar[int] = 32
+
+    def check(self) -> None:
+        super().check()
+        self.require_numbers("frames")
+
+    def probe_one(self, path: Path) -> Any:
+        return probe_video(path)
+
+    def learn(self, found: list[Any]) -> None:
+        if self.frames is None:
+            self.frames = max(1, min(16, int(np.median([one.frames for one in found]))))
+
+    def settled(self) -> bool:
+        return super().settled() and self.frames is not None
+
+    def decode(self, cells: tuple[Any, ...], root: Path) -> NDArray[np.uint8] | None:
+        if cells[0] is None:
+            return None
+        frames, channels, height, width = self.shape
+        return read_frames(resolve(cells[0], root), frames, (height, width), channels)
+
+    def empty(self) -> NDArray[np.uint8]:
+        frames, channels, height, width = self.shape
+        return np.zeros((frames, height, width, channels), np.uint8)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        height, width, channels = self.picture
+        return self.frames or 1, channels, height, width

@@ -1,0 +1,1 @@
+"""Decoding one media file, and the pure functions that turn it into arrays."""

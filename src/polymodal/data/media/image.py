@@ -1,0 +1,81 @@
+"""Decoding one picture file."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from polymodal.data.media.files import check_file
+from polymodal.errors import InputError
+
+__all__ = ["ImageInfo", "fit_size", "probe_image", "read_image"]
+
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
+
+
+class ImageInfo(NamedTuple):
+    """What a model has to know before it is built: height and width in pixels, and whether there is any colour."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
+    """(H, W, C) uint8 picture, upright (EXIF), transparency laid on white, resized to `size` = (H, W) pixels.
+
+    Args:
+        path: any file that Pillow reads; of an animation the first picture is taken.
+        size: (height, width) in pixels; the picture is stretched to it. None keeps its own size.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        InputError: the file is missing, empty, truncated or not a picture.
+    """
+    picture = _open(path).convert("L" if channels == 1 else "RGB")
+    if size is not None and picture.size != (size[1], size[0]):
+        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    pixels = np.array(picture, dtype=np.uint8)
+    return pixels[:, :, None] if channels == 1 else pixels
+
+
+def probe_image(path: Path) -> ImageInfo:
+    """Size and colour of a picture; it is grey if all its pixels are, whatever its file says."""
+    picture = _open(path)
+    grey = picture.mode in GREY_MODES
+    if not grey:
+        pixels = np.asarray(picture.convert("RGB"))
+        grey = bool((pixels == pixels[:, :, :1]).all())
+    return ImageInfo(picture.height, picture.width, grey)
+
+
+def fit_size(heights: list[int], widths: list[int], longest: int) -> tuple[int, int]:
+    """Median height and width, scaled down together where the longer one exceeds `longest` pixels."""
+    height, width = float(np.median(heights)), float(np.median(widths))
+    scale = min(1.0, longest / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _open(path: Path) -> Image.Image:
+    check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of damaged metadata that no pixel depends on
+            with Image.open(path) as file:
+                file.load()
+                picture = ImageOps.exif_transpose(file)
+    except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error on a damaged file
+        raise InputError(f"{path}: not a readable image, or truncated ({str(error)[:120]})") from None
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        # Pillow's own conversion clips 16-bit values at 255, which leaves a white picture.
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, picture).convert("RGB")
+    return picture

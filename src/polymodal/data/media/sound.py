@@ -1,0 +1,119 @@
+"""Decoding the sound of one file: soundfile where it can, PyAV for everything else and for the sound of videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polymodal.data.media.container import check_complete, open_media, reason
+from polymodal.data.media.files import check_file
+from polymodal.errors import InputError
+
+__all__ = ["SoundInfo", "probe_sound", "read_wave"]
+
+PLAIN = {".wav", ".flac", ".ogg", ".oga", ".aif", ".aiff"}
+
+
+class SoundInfo(NamedTuple):
+    """Sampling rate in Hz and length in seconds."""
+
+    rate: int
+    seconds: float
+
+
+def read_wave(path: Path, rate: int) -> NDArray[np.float32]:
+    """(S,) float32 waveform in about [-1, 1]: the mean of all channels at `rate` Hz.
+
+    Args:
+        path: sound file, or video file with a sound track.
+        rate: sampling rate in Hz to resample to.
+
+    Raises:
+        InputError: the file is missing, empty, truncated, has no sound, or holds NaN or infinite samples.
+    """
+    wave, own_rate = _decode(path)
+    if not len(wave):
+        raise InputError(f"{path}: the sound has no samples")
+    if not np.isfinite(wave).all():
+        raise InputError(f"{path}: the sound holds NaN or infinite samples")
+    if own_rate != rate:
+        import soxr
+
+        wave = soxr.resample(wave, own_rate, rate).astype(np.float32, copy=False)
+        if not len(wave):
+            raise InputError(f"{path}: the sound is too short to resample to {rate} Hz")
+    return wave
+
+
+def probe_sound(path: Path) -> SoundInfo:
+    """Rate and length of a sound, from its header where that tells them."""
+    check_file(path)
+    if path.suffix.lower() in PLAIN:
+        import soundfile
+
+        try:
+            info = soundfile.info(str(path))
+            return SoundInfo(int(info.samplerate), info.frames / info.samplerate)
+        except soundfile.LibsndfileError:
+            pass
+    container, stream = open_media(path, "audio")
+    with container:
+        if stream.duration and stream.rate:
+            return SoundInfo(stream.rate, float(stream.duration * stream.time_base))
+    wave, rate = _decode(path)
+    return SoundInfo(rate, len(wave) / rate)
+
+
+def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
+    check_file(path)
+    if path.suffix.lower() in PLAIN:
+        import soundfile
+
+        try:
+            samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError):
+            return _decode_container(path)  # for example ADPCM in a .wav, or Opus in an .ogg
+        if path.suffix.lower() == ".wav":
+            _check_wav(path)
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32), int(rate)
+    return _decode_container(path)
+
+
+def _check_wav(path: Path) -> None:
+    """libsndfile plays a truncated WAV without an error, so the size in its header is compared with the file's."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                # Programs that write to a pipe leave 0 or the largest number as length.
+                if length < 0x7FFFFFFF - 2**16 and file.tell() + length > size:
+                    part = f"{size - file.tell()} of {length} bytes of samples"
+                    raise InputError(f"{path}: truncated: the file holds {part}")
+                return
+            file.seek(length + length % 2, 1)
+
+
+def _decode_container(path: Path) -> tuple[NDArray[np.float32], int]:
+    import av
+
+    parts: list[NDArray[np.float32]] = []
+    container, stream = open_media(path, "audio")
+    with container:
+        rate = int(stream.rate or 0)
+        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+        try:
+            for frame in container.decode(stream):
+                parts.extend(out.to_ndarray().mean(0, dtype=np.float32) for out in resampler.resample(frame))
+            parts.extend(out.to_ndarray().mean(0, dtype=np.float32) for out in resampler.resample(None))
+        except (av.FFmpegError, ValueError) as error:
+            raise InputError(f"{path}: the sound is damaged or truncated ({reason(error)})") from None
+        wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        check_complete(path, container, stream, len(wave) / max(rate, 1), len(parts))
+    return wave, rate

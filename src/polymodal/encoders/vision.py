@@ -1,0 +1,55 @@
+"""Image and video encoders from timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from polymodal.encoders.base import Encoder
+from polymodal.errors import InputError
+from polymodal.types import Features, Padded
+
+__all__ = ["ResNet18"]
+
+
+class ResNet18(Encoder):
+    """ResNet-18 on images (B, C, H, W), spectrograms (B, C, F, T) or frames (B, T, C, H, W).
+
+    Frames run as B T images; features are averaged over T, H and W, and tokens are the cells of the last maps.
+
+    Args:
+        channels: C, any number; three-channel weights are adapted by timm (summed or repeated, then scaled).
+        weights: a local file (safetensors or a state dict) in timm's layout; from scratch where None.
+
+    Source: He et al. 2016.
+
+    Example:
+        >>> import torch
+        >>> ResNet18(channels=1)(torch.zeros(2, 1, 64, 64)).pooled.shape
+        torch.Size([2, 512])
+    """
+
+    dim = 512
+
+    def __init__(self, channels: int = 3, weights: str | Path | None = None) -> None:
+        super().__init__()
+        import timm
+
+        overlay = None
+        if weights is not None:
+            if not Path(weights).is_file():
+                raise InputError(f"weights {str(weights)!r} of ResNet18: no such file; give a local file or leave it out")
+            overlay = {"file": str(weights)}
+        self.net = timm.create_model(
+            "resnet18", pretrained=overlay is not None, pretrained_cfg_overlay=overlay, in_chans=channels, num_classes=0
+        )
+
+    def forward(self, x: Tensor | Padded) -> Features:
+        values = x.values if isinstance(x, Padded) else x
+        clips = values.flatten(0, 1) if values.ndim == 5 else values
+        maps = self.net.forward_features(clips)  # (B T, 512, h, w)
+        tokens = maps.flatten(2).transpose(1, 2)
+        if values.ndim == 5:
+            tokens = tokens.reshape(values.shape[0], -1, self.dim)
+        return Features(tokens.mean(1), tokens)

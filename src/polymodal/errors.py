@@ -1,0 +1,10 @@
+"""The one exception that polymodal raises for something its user can mend."""
+
+__all__ = ["InputError"]
+
+
+class InputError(ValueError):
+    """Bad input: the message names the value, the place (file, row or key), what was expected and the remedy.
+
+    The command line prints the message alone and ends with exit code 2.
+    """

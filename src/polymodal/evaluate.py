@@ -1,0 +1,137 @@
+"""The one evaluation loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polymodal.distributed import gather_objects, unwrap
+from polymodal.model import MultimodalModel
+from polymodal.tasks import Task
+from polymodal.types import Batch, move
+
+__all__ = ["Evaluation", "evaluate", "predict", "unimodal_source"]
+
+Array = NDArray[Any]
+
+
+class Evaluation(NamedTuple):
+    """Predictions over a whole split, every sample once and in order, and their figures of merit.
+
+    `probabilities` (N, C) and `unimodal[m]` (N, C) are float64; `metrics` and `unimodal_metrics[m]` are empty without
+    targets. A sample that lacks modality m does not count in `unimodal_metrics[m]`; its row of `unimodal[m]` is NaN.
+    """
+
+    ids: list[str]
+    probabilities: Array
+    target: Array
+    unimodal: dict[str, Array]
+    metrics: dict[str, float]
+    unimodal_metrics: dict[str, dict[str, float]]
+
+
+def unimodal_source(model: MultimodalModel) -> str | None:
+    """Where a model's uni-modal predictions come from: "heads", "parts" of an additive fusion, or None."""
+    if set(model.heads) == set(model.modalities):
+        return "heads"
+    return "parts" if getattr(model.fusion, "additive", False) else None
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
+    """Predictions without metrics: for samples that have no target."""
+    inner = cast(MultimodalModel, unwrap(model))
+    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+    source = unimodal_source(inner)
+    modes = {module: module.training for module in inner.modules()}
+    inner.eval()
+    fused: list[Array] = []
+    single: dict[str, list[Array]] = {m: [] for m in inner.modalities if source}
+    targets: list[Array] = []
+    ids: list[str] = []
+    try:
+        for batch in loader:
+            batch = move(batch, device)
+            output = model(batch.inputs, batch.present)
+            fused.append(_numpy(task.probabilities(_wide(output.logits))))
+            targets.append(batch.target.cpu().numpy())
+            ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
+            shares: dict[str, Tensor] = (
+                output.unimodal if source == "heads" else inner.fusion.parts(output.features) if source else {}  # type: ignore[operator]
+            )
+            for m, logits in shares.items():
+                rows = _numpy(task.probabilities(_wide(logits)))
+                there = (batch.present or {}).get(m)
+                single[m].append(rows if there is None else np.where(there.cpu().numpy()[:, None], rows, np.nan))
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return _in_order(loader, ids, fused, targets, single)
+
+
+def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
+    """Predictions and metrics of the fused model and of each modality, over every sample once.
+
+    Under several processes the loader gives each its share, and all get the whole result. The model's modes are restored.
+
+    Example:
+        >>> from polymodal import encoders, fusion, tasks
+        >>> parts = {"a": encoders.MLP(3, dim=4), "v": encoders.MLP(2, dim=4)}
+        >>> model = MultimodalModel(parts, fusion.Concat({"a": 4, "v": 4}, outputs=2))
+        >>> batch = Batch({"a": torch.zeros(4, 3), "v": torch.zeros(4, 2)}, torch.tensor([0, 1, 1, 0]))
+        >>> evaluate(model, [batch], tasks.Classification(2)).metrics["accuracy"]
+        0.5
+    """
+    found = predict(model, loader, task)
+    single = {}
+    for m, rows in found.unimodal.items():
+        there = ~np.isnan(rows).any(-1)
+        if there.any():
+            single[m] = task.metrics(rows[there], found.target[there])
+    return found._replace(metrics=task.metrics(found.probabilities, found.target), unimodal_metrics=single)
+
+
+def _in_order(
+    loader: Iterable[Batch],
+    ids: list[str],
+    fused: list[Array],
+    targets: list[Array],
+    single: dict[str, list[Array]],
+) -> Evaluation:
+    mine = {
+        "ids": ids,
+        "fused": np.concatenate(fused) if fused else None,
+        "target": np.concatenate(targets) if targets else None,
+        "single": {m: np.concatenate(rows) for m, rows in single.items() if rows},
+        "positions": getattr(loader, "positions", None),
+    }
+    shares = [share for share in gather_objects(mine) if share["fused"] is not None]
+    if not shares:
+        raise ValueError("the loader gave no batch")
+    order = np.arange(sum(len(share["ids"]) for share in shares))
+    if all(share["positions"] is not None for share in shares):
+        order = np.argsort(np.concatenate([np.asarray(share["positions"]) for share in shares]), kind="stable")
+    names = [i for share in shares for i in share["ids"]]
+    return Evaluation(
+        [names[i] for i in order],
+        np.concatenate([share["fused"] for share in shares])[order],
+        np.concatenate([share["target"] for share in shares])[order],
+        {m: np.concatenate([share["single"][m] for share in shares])[order] for m in shares[0]["single"]},
+        {},
+        {},
+    )
+
+
+def _wide(logits: Tensor | None) -> Tensor:
+    if logits is None:
+        raise TypeError("the model yields no fused logits; retrieval models are evaluated by their task")
+    return logits.double() if logits.device.type != "mps" else logits.float()
+
+
+def _numpy(tensor: Tensor) -> Array:
+    return cast(Array, tensor.detach().cpu().double().numpy())

@@ -1,0 +1,222 @@
+"""Tasks: the loss, the per-sample score, the prediction and the metrics that go with a kind of target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from polymodal import metrics
+from polymodal.errors import InputError
+from polymodal.types import Batch, Output, Sum
+
+__all__ = ["Classification", "MultiLabel", "Regression", "Task"]
+
+Array = NDArray[Any]
+
+
+class Task:
+    """What a model is trained for.
+
+    A task gives losses and scores for each sample (B,), never their mean: means are formed once, over micro-batches and
+    processes (`polymodal.types.Totals`). A subclass for retrieval overrides `fused_losses`, which sees the whole output.
+    """
+
+    score_is_error: ClassVar[bool] = False
+    """True where a larger score means a worse modality (regression)."""
+    default_metric: ClassVar[str]
+    """What model selection goes by when the user names nothing."""
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "ece", "mae", "mse"})
+    mixture: ClassVar[str]
+    """How probabilities of several models are averaged: "categorical", "bernoulli" or "mean"."""
+
+    outputs: int
+    """C, the width of the logits."""
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Weighted loss of each sample (B,)."""
+        raise NotImplementedError
+
+    def fused_losses(self, output: Output, batch: Batch) -> Tensor:
+        """Weighted loss of each sample's fused prediction (B,)."""
+        if output.logits is None:
+            raise TypeError(f"{type(self).__name__} needs fused logits, and the model's fusion yields none")
+        return self.losses(output.logits, batch.target)
+
+    def weights(self, target: Tensor) -> Tensor:
+        """What each sample adds to the denominator of a mean loss (B,)."""
+        return torch.ones(len(target), device=target.device, dtype=_count_dtype(target))
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        """How well a modality does on each sample (B,)."""
+        raise NotImplementedError
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities (B, C), or the predicted value (B, 1) for regression."""
+        raise NotImplementedError
+
+    def predict(self, probabilities: Array) -> Array:
+        """The decision: class index (N,), labels (N, C) or value (N,)."""
+        raise NotImplementedError
+
+    def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
+        """Figures of merit by name over a whole split, from probabilities (N, C)."""
+        raise NotImplementedError
+
+
+class Classification(Task):
+    """One class a sample: target (B,) class index, loss the cross-entropy, score the probability of the true class.
+
+    Args:
+        classes: number of classes C.
+        class_weights: (C,) weight of each class in the loss, whose mean then divides by the sum of the weights.
+    """
+
+    default_metric = "accuracy"
+    mixture = "categorical"
+
+    def __init__(self, classes: int, class_weights: Sequence[float] | None = None) -> None:
+        if classes < 2:
+            raise InputError(f"{classes} class: classification needs two or more")
+        if class_weights is not None and len(class_weights) != classes:
+            raise InputError(f"{len(class_weights)} class weights for {classes} classes; give one a class")
+        self.outputs = classes
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        weight = None if self.class_weights is None else self.class_weights.to(logits)
+        return F.cross_entropy(logits, target, weight=weight, reduction="none")
+
+    def weights(self, target: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return super().weights(target)
+        return self.class_weights.to(target.device, _count_dtype(target))[target]
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        # In half precision the probability of a hopeless class would round to zero and the ratio of scores to infinity.
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return wide.softmax(-1).gather(-1, target[:, None]).squeeze(-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
+    def predict(self, probabilities: Array) -> Array:
+        return np.asarray(probabilities.argmax(-1))
+
+    def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
+        prediction = self.predict(probabilities)
+        confidence = probabilities.max(-1).clip(0, 1)
+        true = np.take_along_axis(probabilities, target[:, None].astype(np.int64), -1)
+        return {
+            "accuracy": metrics.accuracy(prediction, target),
+            "f1_macro": metrics.f1(prediction, target, "macro"),
+            "f1_weighted": metrics.f1(prediction, target, "weighted"),
+            "ece": metrics.ece(confidence, prediction == target),
+            "loss": float(-np.log(true.clip(1e-12)).mean()),
+        }
+
+
+class MultiLabel(Task):
+    """Any number of C labels a sample: target (B, C) of 0 and 1, loss the binary cross-entropy averaged over labels.
+
+    The score is the mean probability given to each label's true value.
+
+    Args:
+        labels: number of labels C.
+        positive_weights: (C,) weight of each label's positive term (Kiela et al. 2019 use N / n_c on MM-IMDB).
+        threshold: a label is predicted where its probability reaches this.
+    """
+
+    default_metric = "f1_macro"
+    mixture = "bernoulli"
+
+    def __init__(
+        self, labels: int, positive_weights: Sequence[float] | None = None, threshold: float = 0.5
+    ) -> None:
+        if positive_weights is not None and len(positive_weights) != labels:
+            raise InputError(f"{len(positive_weights)} positive weights for {labels} labels; give one a label")
+        self.outputs = labels
+        self.positive_weights = None if positive_weights is None else torch.tensor(positive_weights, dtype=torch.float64)
+        self.threshold = threshold
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        weight = None if self.positive_weights is None else self.positive_weights.to(logits)
+        losses = F.binary_cross_entropy_with_logits(logits, target.to(logits), pos_weight=weight, reduction="none")
+        return losses.mean(-1)
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return torch.where(target > 0.5, wide, -wide).sigmoid().mean(-1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid()
+
+    def predict(self, probabilities: Array) -> Array:
+        return (probabilities >= self.threshold).astype(np.int64)
+
+    def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
+        prediction = self.predict(probabilities)
+        given = np.where(target > 0.5, probabilities, 1 - probabilities)
+        return {
+            "f1_micro": metrics.f1(prediction, target, "micro"),
+            "f1_macro": metrics.f1(prediction, target, "macro"),
+            "f1_weighted": metrics.f1(prediction, target, "weighted"),
+            "accuracy": float((prediction == target).all(-1).mean()),
+            "loss": float(-np.log(given.clip(1e-12)).mean()),
+        }
+
+
+class Regression(Task):
+    """One number a sample: target (B,), loss the squared or absolute error of the logit (B, 1), score the squared error.
+
+    Targets keep their unit; centre and scale the output with `mean` and `std` of the training targets, so that a network
+    whose outputs are of order one starts near the answer.
+
+    Args:
+        loss: "mse" or "mae".
+        mean, std: prediction = mean + std * logit, in the unit of the target.
+    """
+
+    score_is_error = True
+    default_metric = "mae"
+    mixture = "mean"
+
+    def __init__(self, loss: str = "mse", mean: float = 0.0, std: float = 1.0) -> None:
+        if loss not in ("mse", "mae"):
+            raise InputError(f"loss {loss!r} of a regression; it is 'mse' or 'mae'")
+        if not std > 0:
+            raise InputError(f"std {std} of the training targets; it must be above 0 (are all targets equal?)")
+        self.outputs, self.loss, self.mean, self.std = 1, loss, mean, std
+
+    def _error(self, logits: Tensor, target: Tensor) -> Tensor:
+        return logits.squeeze(-1) - (target.to(logits) - self.mean) / self.std
+
+    def losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        error = self._error(logits, target)
+        return error.square() if self.loss == "mse" else error.abs()
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self._error(logits, target).square()
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return self.mean + self.std * logits
+
+    def predict(self, probabilities: Array) -> Array:
+        return np.asarray(probabilities[:, 0])
+
+    def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
+        value = self.predict(probabilities)
+        squared = metrics.mse(value, target)
+        absolute = metrics.mae(value, target)
+        loss = squared / self.std**2 if self.loss == "mse" else absolute / self.std
+        return {"mae": absolute, "mse": squared, "loss": loss}
+
+
+def _count_dtype(like: Tensor) -> torch.dtype:
+    # Counts are sums over whole epochs; Apple's GPUs alone have no float64.
+    return torch.float32 if like.device.type == "mps" else torch.float64

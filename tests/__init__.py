@@ -1,0 +1,1 @@
+"""A package, so that spawned processes find test functions by their names."""
