@@ -10,14 +10,14 @@ import polymodal
 from tests.modules import FILES
 
 FLOORS = [
-    {"types", "errors", "metrics", "distributed", "run", "config", "names"},
+    {"types", "metrics", "distributed", "run", "config", "names", "errors", "progress"},
     {"encoders", "fusion", "balancers", "datasets", "data", "tasks"},
     {"adapters"},
     {"model"},
     {"evaluate", "fit"},
     {"recipes", "analysis"},
     {"predictor"},
-    {"experiment"},
+    {"experiment", "demo"},
     {"cli"},
     {"__main__"},
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -9,12 +10,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["all_sum", "average", "gather_objects", "gather_rows", "rank", "unwrap", "world_size"]
+__all__ = ["all_sum", "average", "gather_objects", "gather_rows", "rank", "start", "unwrap", "wait", "world_size"]
 
 
 def world_size() -> int:
     """Number of processes of this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def start(device: str | None = None) -> None:
+    """Join the processes that `accelerate launch` or `torchrun` started; nothing where there is only this one.
+
+    Args:
+        device: "cpu" keeps off accelerators.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and world_size() == 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def rank() -> int:
@@ -44,15 +63,30 @@ def gather_rows(local: Tensor) -> Tensor:
     """Rows of all processes, in rank order, with gradient: (B_r, ...) on each -> (sum of B_r, ...) on all."""
     if world_size() == 1:
         return local
-    from torch.distributed.nn.functional import all_gather
-
     size = torch.tensor([len(local)], device=local.device)
     sizes = [torch.zeros_like(size) for _ in range(world_size())]
     dist.all_gather(sizes, size)
     counts = [int(one) for one in sizes]
     padding = local.new_zeros(max(counts) - len(local), *local.shape[1:])
-    parts = cast(Sequence[Tensor], all_gather(torch.cat([local, padding])))  # type: ignore[no-untyped-call]
+    parts = cast(Tensor, _Gather.apply(torch.cat([local, padding])))
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """(...) on each process -> (processes, ...) on all; torch's own gather with gradient is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(parts, local)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Every process's loss may depend on every row.
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad[rank()]
 
 
 def gather_objects(local: Any) -> list[Any]:

@@ -71,13 +71,13 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation
     finally:
         for module, training in modes.items():
             module.training = training
-    return _in_order(loader, ids, fused, targets, single)
+    return _gathered(ids, fused, targets, single)
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
     """Predictions and metrics of the fused model and of each modality, over every sample once.
 
-    Under several processes the loader gives each its share, and all get the whole result. The model's modes are restored.
+    Under several processes the loader gives each its part of the split, in rank order, and all get the whole result. The model's modes are restored.
 
     Example:
         >>> from polymodal import encoders, fusion, tasks
@@ -96,8 +96,7 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluatio
     return found._replace(metrics=task.metrics(found.probabilities, found.target), unimodal_metrics=single)
 
 
-def _in_order(
-    loader: Iterable[Batch],
+def _gathered(
     ids: list[str],
     fused: list[Array],
     targets: list[Array],
@@ -108,20 +107,15 @@ def _in_order(
         "fused": np.concatenate(fused) if fused else None,
         "target": np.concatenate(targets) if targets else None,
         "single": {m: np.concatenate(rows) for m, rows in single.items() if rows},
-        "positions": getattr(loader, "positions", None),
     }
     shares = [share for share in gather_objects(mine) if share["fused"] is not None]
     if not shares:
         raise ValueError("the loader gave no batch")
-    order = np.arange(sum(len(share["ids"]) for share in shares))
-    if all(share["positions"] is not None for share in shares):
-        order = np.argsort(np.concatenate([np.asarray(share["positions"]) for share in shares]), kind="stable")
-    names = [i for share in shares for i in share["ids"]]
     return Evaluation(
-        [names[i] for i in order],
-        np.concatenate([share["fused"] for share in shares])[order],
-        np.concatenate([share["target"] for share in shares])[order],
-        {m: np.concatenate([share["single"][m] for share in shares])[order] for m in shares[0]["single"]},
+        [i for share in shares for i in share["ids"]],
+        np.concatenate([share["fused"] for share in shares]),
+        np.concatenate([share["target"] for share in shares]),
+        {m: np.concatenate([share["single"][m] for share in shares]) for m in shares[0]["single"]},
         {},
         {},
     )
@@ -134,4 +128,4 @@ def _wide(logits: Tensor | None) -> Tensor:
 
 
 def _numpy(tensor: Tensor) -> Array:
-    return cast(Array, tensor.detach().cpu().double().numpy())
+    return tensor.detach().cpu().double().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol, cast
@@ -137,14 +138,20 @@ def fit(
     if optimizer is None:
         groups = model.param_groups(2e-3, balancer.scope or ("encoder", "head", "fusion"))
         optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    balancer.attach(optimizer)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        balancer.attach(optimizer)
+    for one in caught:
+        logger.warning("%s", one.message)
     wrapped, prepared = accelerator.prepare(model, optimizer)
     windows = math.ceil(len(train) / accumulate)
     make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
     scheduler = make(optimizer, windows * epochs)
     loop = _Loop(model, optimizer, scheduler, balancer, accelerator, task, metric or task.default_metric, select, run)
     loop.resume()
-    with Progress("training", windows * epochs, done=loop.epoch * windows + loop.done, show=show and rank() == 0) as bar:
+    with Progress(
+        "training", windows * epochs, done=loop.epoch * windows + loop.done, show=show and rank() == 0
+    ) as bar:
         while loop.epoch < epochs:
             if loop.done == 0:
                 balancer.start_epoch(cast(Any, model), train)
@@ -235,7 +242,9 @@ class _Loop:
 
     def _explain(self, step: Step, value: float) -> str:
         with torch.no_grad():
-            terms = {"fused": float(step.fused_loss())} | {m: float(step.unimodal_loss(m)) for m in step.output.unimodal}
+            terms = {"fused": float(step.fused_loss())} | {
+                m: float(step.unimodal_loss(m)) for m in step.output.unimodal
+            }
             wild = [m for m, f in step.output.features.items() if not bool(torch.isfinite(f.pooled).all())]
         bad = [name for name, term in terms.items() if not math.isfinite(term)]
         where = f"; the features of {wild} are not finite" if wild else ""
@@ -381,7 +390,8 @@ def _from(train: Sized, epoch: int, skipped: int) -> Iterator[Batch]:
     if hasattr(train, "set_epoch"):
         train.set_epoch(epoch)
     if skipped and hasattr(train, "skip"):
-        return iter(cast(Iterable[Batch], train.skip(skipped)))
+        train.skip(skipped)
+        return iter(train)
     batches = iter(train)
     for _ in range(skipped):
         next(batches)
@@ -401,7 +411,7 @@ def _windows(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    name, keys, position, has, cached = np.random.get_state(legacy=True)
+    name, keys, position, has, cached = np.random.get_state(legacy=True)  # noqa: NPY002 - the state that user code may draw from
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -417,7 +427,7 @@ def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has, cached))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has, cached))  # noqa: NPY002
 
 
 def _note(row: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ class Reliability(NamedTuple):
     """
 
     edges: NDArray[np.float64]
-    count: NDArray[np.int64]
+    count: NDArray[np.int64]  # type: ignore[assignment]  # a field hides tuple.count on purpose
     accuracy: NDArray[np.float64]
     confidence: NDArray[np.float64]
 
@@ -93,7 +93,9 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15, cl
     if confidence.shape != correct.shape or confidence.ndim != 1:
         raise ValueError(f"confidence {confidence.shape} and correct {correct.shape} must be two arrays (N,) alike")
     if confidence.size and not (confidence.min() >= 0 and confidence.max() <= 1):
-        raise ValueError(f"confidences lie in [{confidence.min()}, {confidence.max()}]; hand over probabilities in [0, 1]")
+        raise ValueError(
+            f"confidences lie in [{confidence.min()}, {confidence.max()}]; hand over probabilities in [0, 1]"
+        )
     edges = np.linspace(0, 1, bins + 1)
     if closed == "right":
         index = np.searchsorted(edges, confidence, side="left") - 1
@@ -117,7 +119,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15, cl
     Differs from the authors' code: no; MLB's code uses left-closed bins (`closed="left"`).
 
     Example:
-        >>> calibration([0.95, 0.55], [1, 0], bins=5).ece
+        >>> round(calibration([0.95, 0.55], [1, 0], bins=5).ece, 3)
         0.3
     """
     table = reliability(confidence, correct, bins=bins, closed=closed)
@@ -125,9 +127,7 @@ def calibration(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15, cl
     if not full.any():
         return Calibration(float("nan"), float("nan"))
     gap = np.abs(table.accuracy - table.confidence)[full]
-    return Calibration(
-        float((gap * table.count[full]).sum() / np.asarray(confidence).size), float(gap.max())
-    )
+    return Calibration(float((gap * table.count[full]).sum() / np.asarray(confidence).size), float(gap.max()))
 
 
 def ece(confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15, closed: Closed = "right") -> float:

@@ -14,7 +14,7 @@ from polymodal.encoders.base import LayeredEncoder, State, width
 from polymodal.errors import InputError
 from polymodal.fusion import Fusion, Mixture
 from polymodal.fusion.base import Part
-from polymodal.types import Batch, Features, Model, Output, Step, Task, Totals
+from polymodal.types import Batch, Features, Model, Output, Pair, Step, Task, Totals
 
 __all__ = ["MultimodalModel", "forward", "totals"]
 
@@ -46,7 +46,7 @@ class MultimodalModel(nn.Module):
         self,
         encoders: Mapping[str, nn.Module],
         fusion: nn.Module,
-        heads: Mapping[str, nn.Module] | None = None,
+        heads: Mapping[str, nn.Module] | nn.ModuleDict | None = None,
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
@@ -59,7 +59,8 @@ class MultimodalModel(nn.Module):
         for m, encoder in encoders.items():
             if adapter is None and dims is not None and dims[m] != width(encoder) and not isinstance(fusion, Mixture):
                 raise InputError(f"encoder of {m!r} yields width {width(encoder)} and the fusion expects {dims[m]}")
-        if not set(heads or {}) <= set(encoders):
+        heads = dict((heads or {}).items())
+        if not set(heads) <= set(encoders):
             raise InputError(f"heads of {sorted(heads or {})} for encoders of {sorted(encoders)}")
         if getattr(fusion, "needs_heads", False) and set(heads or {}) != set(encoders):
             raise InputError(
@@ -72,7 +73,9 @@ class MultimodalModel(nn.Module):
                 raise InputError(f"adapter {type(adapter).__name__} acts between layers; encoders of {plain} have none")
             depths = {m: len(cast(LayeredEncoder, e).layers) for m, e in encoders.items()}
             if adapter.last > min(depths.values()):
-                raise InputError(f"adapter {type(adapter).__name__}: last={adapter.last} layers of encoders {depths} deep")
+                raise InputError(
+                    f"adapter {type(adapter).__name__}: last={adapter.last} layers of encoders {depths} deep"
+                )
         self.encoders, self.fusion, self.heads = nn.ModuleDict(encoders), fusion, nn.ModuleDict(heads or {})
         self.adapter = adapter
 
@@ -90,7 +93,10 @@ class MultimodalModel(nn.Module):
         """
         features = self.encode(inputs, present)
         unimodal = {m: head(features[m].pooled) for m, head in self.heads.items()}
-        return Output(self.fusion(features, unimodal), unimodal, features)
+        fused = self.fusion(features, unimodal)
+        if isinstance(fused, Pair):  # retrieval: similarities are for the task to build, over the gathered batch
+            return Output(None, unimodal, features, fused)
+        return Output(fused, unimodal, features)
 
     def encode(self, inputs: dict[str, Any], present: dict[str, Tensor] | None = None) -> dict[str, Features]:
         """Features of each modality, with `present` attached."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from polymodal import metrics
 from polymodal.errors import InputError
-from polymodal.types import Batch, Output, Sum
+from polymodal.types import Batch, Output
 
 __all__ = ["Classification", "MultiLabel", "Regression", "Task"]
 
@@ -135,13 +135,13 @@ class MultiLabel(Task):
     default_metric = "f1_macro"
     mixture = "bernoulli"
 
-    def __init__(
-        self, labels: int, positive_weights: Sequence[float] | None = None, threshold: float = 0.5
-    ) -> None:
+    def __init__(self, labels: int, positive_weights: Sequence[float] | None = None, threshold: float = 0.5) -> None:
         if positive_weights is not None and len(positive_weights) != labels:
             raise InputError(f"{len(positive_weights)} positive weights for {labels} labels; give one a label")
         self.outputs = labels
-        self.positive_weights = None if positive_weights is None else torch.tensor(positive_weights, dtype=torch.float64)
+        self.positive_weights = (
+            None if positive_weights is None else torch.tensor(positive_weights, dtype=torch.float64)
+        )
         self.threshold = threshold
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Sum(NamedTuple):
     """A mean before its division: 0-dim `total` and `count`, which add up over micro-batches and processes."""
 
     total: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a field hides tuple.count on purpose
 
 
 class Totals(NamedTuple):
@@ -95,7 +95,8 @@ class Model(Protocol):
 class Task(Protocol):
     """What balancers ask of a task (`polymodal.tasks` has them)."""
 
-    score_is_error: bool
+    @property
+    def score_is_error(self) -> bool: ...
 
     def losses(self, logits: Tensor, target: Tensor) -> Tensor: ...
 

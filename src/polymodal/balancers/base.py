@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from polymodal.balancers.prototypes import size_from_state
 from polymodal.balancers.scores import Score, resolve_score
 from polymodal.distributed import all_sum
 from polymodal.errors import InputError
@@ -56,7 +57,9 @@ class Balancer(nn.Module):
     ) -> None:
         super().__init__()
         if apply_to not in ("grad", "update"):
-            raise InputError(f"apply_to={apply_to!r}; it is 'grad' (scale gradients) or 'update' (scale learning rates)")
+            raise InputError(
+                f"apply_to={apply_to!r}; it is 'grad' (scale gradients) or 'update' (scale learning rates)"
+            )
         self.score = resolve_score(score or self.default_score)
         self.scope = tuple([scope] if isinstance(scope, str) else scope)
         self.apply_to = apply_to
@@ -99,11 +102,19 @@ class Balancer(nn.Module):
                 f"heads for {list(model.heads)}; build it with heads=polymodal.encoders.linear_heads(encoders, outputs)"
             )
         if self.needs_coefficients:
-            self._check_modulation(model)
+            self.check_comparison(model, task)
+            self.check_scope(model)
+
+    def check_once(self, step: Step) -> None:
+        """`check` at the first step of a loop that did not call it, for those who override `backward`."""
+        if self._checked != id(step.model):
+            self.check(step.model, step.task)
 
     def start_epoch(self, model: Model, loader: Iterable[Batch]) -> None:
         """Called before each epoch's first step."""
         self.epoch += 1
+        if self.score is not None and self.in_window:
+            self.score.start_epoch(model, loader)
 
     def end_epoch(self, scores: dict[str, float]) -> None:
         """Called after each epoch with the uni-modal validation metric of each modality (may be empty)."""
@@ -117,8 +128,7 @@ class Balancer(nn.Module):
             step: made by `polymodal.forward`.
             run: what propagates a loss backwards, e.g. `accelerator.backward` under mixed precision.
         """
-        if self._checked != id(step.model):
-            self.check(step.model, step.task)
+        self.check_once(step)
         if self.active:
             for modality, one in self.scores(step).items():
                 seen = self._sums.get(modality)
@@ -142,8 +152,12 @@ class Balancer(nn.Module):
         seen = {m: one.total / one.count for m, one in reduced.items() if one.count > 0}
         self.last_scores = seen
         # A modality that the whole step lacks has no say and keeps its pace.
-        found = self.coefficients(seen, step.task) if len(seen) > 1 else {}
-        self.last_coefficients = {m: found[m] for m in found}
+        return self.act(step, self.coefficients(seen, step.task) if len(seen) > 1 else {})
+
+    @torch.no_grad()
+    def act(self, step: Step, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scale the gradients (or the learning rates of the next step) by these coefficients; returns them."""
+        self.last_coefficients = dict(found)
         if self.apply_to == "grad":
             for modality, coefficient in found.items():
                 self._rescale_all(self.parameters_of(step.model, modality), coefficient)
@@ -221,18 +235,25 @@ class Balancer(nn.Module):
     @property
     def active(self) -> bool:
         """Whether this epoch lies in the window of modulation; always, where no epoch was ever started."""
-        if not self.needs_coefficients:
-            return False
+        return self.needs_coefficients and self.in_window
+
+    @property
+    def in_window(self) -> bool:
+        """Whether this epoch lies in `epochs`; true where no epoch was ever started."""
         return self.epochs is None or int(self.epoch) < 0 or self.epochs[0] <= int(self.epoch) <= self.epochs[1]
 
-    def _check_modulation(self, model: Model) -> None:
+    def check_comparison(self, model: Model, task: Task) -> None:
+        """Raise `InputError` for a model of one modality, or one whose scores cannot be told."""
         if len(model.modalities) < 2:
             raise InputError(
                 f"{type(self).__name__} compares modalities and the model has only {list(model.modalities)}; "
                 "give a second one, or use balancer 'joint'"
             )
         if self.score is not None:
-            self.score.check(model)
+            self.score.check(model, task)
+
+    def check_scope(self, model: Model) -> None:
+        """Raise `InputError` for a modality of which the scope matches no trainable parameter."""
         for modality in model.modalities:
             if not any(p.requires_grad for p in self.parameters_of(model, modality)):
                 raise InputError(
@@ -240,9 +261,18 @@ class Balancer(nn.Module):
                     f"{modality!r}{self.filter_hint()}, so that it would silently be joint training"
                 )
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        size_from_state(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def filter_hint(self) -> str:
         """What to say of a filter beyond the scope when it matches nothing."""
         return ""
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """Of scores and coefficients that a buffer keeps: double precision, which Apple's GPUs alone do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class AdaptiveOptimizerWarning(UserWarning):

@@ -74,7 +74,9 @@ class MLB(MultiLoss):
     probabilities are taken in single precision, `eps` guards the ratio. Eq. 4 prints a sum; the ratio is the same.
 
     Example:
-        >>> MLB(alpha=0.5, beta_max=10).coefficients({"a": torch.tensor(0.6), "v": torch.tensor(0.3)}, None)
+        >>> from polymodal.tasks import Classification
+        >>> scores = {"a": torch.tensor(0.6), "v": torch.tensor(0.3)}
+        >>> MLB(alpha=0.5, beta_max=10).coefficients(scores, Classification(3))
         {'a': tensor(0.7551), 'v': tensor(5.1591)}
     """
 

@@ -50,9 +50,10 @@ def ogm_coefficients(ratios: Tensor, alpha: float) -> Tensor:
         >>> ogm_coefficients(torch.tensor([1.0, 1.0]), alpha=0.3)
         tensor([0.7087, 1.0000])
     """
-    leads = ratios > 1
     if len(ratios) == 2:
-        leads = torch.stack([~leads[1], leads[1]])
+        leads = torch.stack([ratios[1] <= 1, ratios[1] > 1])
+    else:
+        leads = ratios > 1 + 1e-6  # above 1 by rounding alone, equal scores would all be slowed
     return torch.where(leads, 1 - torch.tanh(alpha * ratios), torch.ones_like(ratios))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,9 @@ def to_numbers(cells: NDArray[np.object_]) -> tuple[NDArray[np.float64], NDArray
     for i, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and cell.strip().lower() in NOT_A_NUMBER):
             continue
-        try:
-            # Python reads "1_000" as a thousand; in a table it is more likely a name.
+        # Python reads "1_000" as a thousand; in a table it is more likely a name.
+        with suppress(TypeError, ValueError):
             values[i] = np.nan if isinstance(cell, str) and "_" in cell else float(cell)
-        except (TypeError, ValueError):
-            pass
         wrong[i] = not np.isfinite(values[i])
     return values, wrong
 
@@ -70,8 +69,7 @@ def _infer_text_kind(cells: list[str], distinct: int) -> tuple[str | None, str]:
     if distinct == len(cells) > 1:
         return None, "every value is different, as in an identifier; use it with --modality NAME=COLUMN:text"
     words = sum(len(cell.split()) for cell in cells) / len(cells)
-    few = 2 * distinct <= len(cells) and distinct <= 1000
-    if few and (words < 3 or distinct <= 20):
+    if distinct <= 1000 and len(cells) >= distinct * (2 if words < 3 else 10):
         return "categorical", f"{distinct} different values"
     return "text", f"{words:.1f} words a cell"
 

@@ -198,13 +198,9 @@ def _read_jsonl(path: Path, source: str) -> tuple[pd.DataFrame, list[int]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{source}, line {number}: not JSON ({error}); one object a line is expected"
-                ) from None
+                raise InputError(f"{source}, line {number}: not JSON ({error}); write one object a line") from None
             if not isinstance(row, dict):
-                raise InputError(
-                    f"{source}, line {number}: {type(row).__name__}, but one JSON object a line is expected"
-                )
+                raise InputError(f"{source}, line {number}: a {type(row).__name__}; write one JSON object a line")
             rows.append(row)
             lines.append(number)
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class Encoder(nn.Module):
     """
 
     dim: int
+    kinds: ClassVar[frozenset[str]] = frozenset()
+    """Kinds of input it reads; empty where it does not say."""
 
     def forward(self, x: Any) -> Features:
         """Encode one batch."""
@@ -113,7 +115,9 @@ def width(encoder: nn.Module) -> int:
     """`encoder.dim`, with an error that says what an encoder must have."""
     dim = getattr(encoder, "dim", None)
     if not isinstance(dim, int):
-        raise TypeError(f"{type(encoder).__name__} has no integer `dim`: an encoder tells the width of its pooled features")
+        raise TypeError(
+            f"{type(encoder).__name__} has no integer `dim`: an encoder tells the width of its pooled features"
+        )
     return dim
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class MLP(Encoder):
         >>> MLP(10, dim=8)(torch.zeros(4, 10)).pooled.shape
         torch.Size([4, 8])
     """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"numeric", "categorical", "vector"})
 
     def __init__(self, in_dim: int, dim: int = 64, hidden: Sequence[int] = (64,), dropout: float = 0.0) -> None:
         super().__init__()
@@ -75,6 +78,8 @@ class ImageCNN(Encoder):
         (torch.Size([2, 32]), torch.Size([2, 16, 32]))
     """
 
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
+
     def __init__(
         self,
         channels: int,
@@ -117,6 +122,8 @@ class FrameCNN(ImageCNN):
         torch.Size([2, 64])
     """
 
+    kinds: ClassVar[frozenset[str]] = frozenset({"video"})
+
     def __init__(
         self,
         frames: int,
@@ -155,6 +162,8 @@ class SpectrogramCNN(Encoder):
         torch.Size([2, 64])
     """
 
+    kinds: ClassVar[frozenset[str]] = frozenset({"audio"})
+
     def __init__(
         self,
         bins: int,
@@ -183,10 +192,13 @@ class SpectrogramCNN(Encoder):
         for stage in self.stages:
             if mask is not None:
                 values = values * mask[:, None, None, :].to(values.dtype)
-            for index in stage:
+            for index in stage[:-1]:
                 values = self.blocks[index](values)
             if mask is not None:
+                # What convolution spreads into the padding must not win in a pooling window at the border.
+                values = values * mask[:, None, None, :].to(values.dtype)
                 mask = _halved(mask)
+            values = self.blocks[stage[-1]](values)
         tokens = torch.relu(self.column(self.dropout(values.flatten(1, 2).transpose(1, 2))))
         return Features(torch.relu(self.project(self._stretches(tokens, mask).flatten(1))), tokens, mask)
 
@@ -224,6 +236,8 @@ class TextBag(Encoder):
         >>> TextBag(16)(Padded(ids, ids > 0)).pooled.shape
         torch.Size([2, 64])
     """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"text"})
 
     def __init__(self, buckets: int, dim: int = 64, embed_dim: int = 64, dropout: float = 0.2) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class ResNet18(Encoder):
     """
 
     dim = 512
+    kinds: ClassVar[frozenset[str]] = frozenset({"image", "video", "audio"})
 
     def __init__(self, channels: int = 3, weights: str | Path | None = None) -> None:
         super().__init__()
@@ -39,7 +41,9 @@ class ResNet18(Encoder):
         overlay = None
         if weights is not None:
             if not Path(weights).is_file():
-                raise InputError(f"weights {str(weights)!r} of ResNet18: no such file; give a local file or leave it out")
+                raise InputError(
+                    f"weights {str(weights)!r} of ResNet18: no such file; give a local file or leave it out"
+                )
             overlay = {"file": str(weights)}
         self.net = timm.create_model(
             "resnet18", pretrained=overlay is not None, pretrained_cfg_overlay=overlay, in_chans=channels, num_classes=0
@@ -48,7 +52,7 @@ class ResNet18(Encoder):
     def forward(self, x: Tensor | Padded) -> Features:
         values = x.values if isinstance(x, Padded) else x
         clips = values.flatten(0, 1) if values.ndim == 5 else values
-        maps = self.net.forward_features(clips)  # (B T, 512, h, w)
+        maps: Tensor = self.net.forward_features(clips)  # type: ignore[operator]  # (B T, 512, h, w)
         tokens = maps.flatten(2).transpose(1, 2)
         if values.ndim == 5:
             tokens = tokens.reshape(values.shape[0], -1, self.dim)

@@ -2,7 +2,28 @@
 
 from polymodal.fusion.base import Fusion
 from polymodal.fusion.concat import Concat
+from polymodal.fusion.conformer import Conformer
+from polymodal.fusion.cosine import MMCosine
+from polymodal.fusion.film import FiLM
+from polymodal.fusion.gated import Gated
+from polymodal.fusion.low_rank import LMF
 from polymodal.fusion.mixture import Mixture
+from polymodal.fusion.mlp import MLP
 from polymodal.fusion.sum import Sum
+from polymodal.fusion.tensor import TFN
+from polymodal.fusion.transformer import Transformer
 
-__all__ = ["Concat", "Fusion", "Mixture", "Sum"]
+__all__ = [
+    "LMF",
+    "MLP",
+    "TFN",
+    "Concat",
+    "Conformer",
+    "FiLM",
+    "Fusion",
+    "Gated",
+    "MMCosine",
+    "Mixture",
+    "Sum",
+    "Transformer",
+]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import InputError
-from polymodal.types import Features
+from polymodal.types import Features, Pair
 
 __all__ = ["Fusion", "Part", "shown"]
 
@@ -43,8 +43,8 @@ class Fusion(nn.Module):
             )
         self.dims, self.outputs = dict(dims), outputs
 
-    def forward(self, features: dict[str, Features], unimodal: dict[str, Tensor]) -> Tensor:
-        """Fused logits (B, C)."""
+    def forward(self, features: dict[str, Features], unimodal: dict[str, Tensor]) -> Tensor | Pair:
+        """Fused logits (B, C), or a `Pair` of embeddings for retrieval."""
         raise NotImplementedError
 
     def parts(self, features: dict[str, Features]) -> dict[str, Tensor]:

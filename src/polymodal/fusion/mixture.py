@@ -16,7 +16,7 @@ __all__ = ["Mixture", "log_mixture", "logit_mixture"]
 
 
 def log_mixture(logits: Tensor, log_weights: Tensor) -> Tensor:
-    """log sum_m w_m softmax(z_m): (M, B, C) and log w (M, B) -> log-probabilities (B, C).
+    """Log sum_m w_m softmax(z_m): (M, B, C) and log w (M, B) -> log-probabilities (B, C).
 
     Never the logarithm of an average: probabilities as small as exp(-100) keep their gradient.
 

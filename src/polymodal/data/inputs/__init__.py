@@ -7,7 +7,8 @@ from typing import Any
 
 from polymodal.data.inputs.base import Input
 from polymodal.data.inputs.sound import AudioInput
-from polymodal.data.inputs.values import CategoricalInput, NumericInput, VectorInput
+from polymodal.data.inputs.values import CategoricalInput, NumericInput
+from polymodal.data.inputs.vectors import VectorInput
 from polymodal.data.inputs.visual import ImageInput, VideoInput
 from polymodal.data.inputs.words import TextInput
 from polymodal.data.schema import Modality

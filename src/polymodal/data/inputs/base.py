@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from polymodal.data.inputs.padding import Value, blank, trim
 from polymodal.data.schema import Modality
 from polymodal.errors import InputError
 from polymodal.types import Padded
 
-__all__ = ["Input", "Moments", "Value", "blank", "pad_sequences", "trim"]
+__all__ = ["Decoded", "Input", "probe_files", "resolve"]
 
-Value = Tensor | Padded
 Decoded = Any
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -97,6 +95,14 @@ class Input(ABC):
         modality = Modality(saved["name"], tuple(saved["columns"]), saved["kind"])
         return cls(**{**state, "modality": modality})
 
+    def unsettled(self) -> InputError:
+        """The error of a modality that no training sample has told anything about."""
+        columns = ", ".join(map(repr, self.modality.columns))
+        return InputError(
+            f"modality {self.modality.name!r}: no training sample has a readable cell in column {columns}; leave the "
+            "modality out, or give its options by hand"
+        )
+
     def require(self, name: str, ok: bool, expected: str) -> None:
         """Raise unless the value of option `name` is `ok`."""
         if not ok:
@@ -112,88 +118,28 @@ class Input(ABC):
             self.require(name, ok, "a positive whole number" if whole else "a positive number")
 
 
-class Moments:
-    """Mean and deviation of D features over any number of arrays, by merging (Chan et al. 1983, equations 1.5)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean: NDArray[np.float64] = np.zeros(1)
-        self.squares: NDArray[np.float64] = np.zeros(1)
-
-    def update(self, values: NDArray[Any]) -> None:
-        """Take in (n, D) values."""
-        n = len(values)
-        if not n:
-            return
-        mean = values.mean(0, dtype=np.float64)
-        squares = values.var(0, dtype=np.float64) * n
-        shift, total = mean - self.mean, self.count + n
-        self.squares = self.squares + squares + shift**2 * (self.count * n / total)
-        self.mean = self.mean + shift * (n / total)
-        self.count = total
-
-    def result(self) -> tuple[list[float], list[float]]:
-        """(D,) means and (D,) deviations; 1 for a feature that does not vary, so that it is only centred."""
-        std = np.sqrt(self.squares / max(self.count, 1))
-        std = np.where(std > 1e-7 * np.abs(self.mean), std, 1.0)
-        return self.mean.tolist(), std.tolist()
-
-
 def resolve(cell: Any, root: Path) -> Path:
     """Path of a media cell."""
     return root / str(cell).strip()
 
 
-def readable(cells: Iterable[Any], root: Path, probe: Any) -> list[Any]:
-    """What `probe` tells about each file that it can read; the others are reported when all files are decoded."""
-    found = []
-    for cell in cells:
-        try:
-            found.append(probe(resolve(cell, root)))
-        except InputError:
-            continue
-    return found
+def probe_files(rows: Sequence[tuple[Any, ...]], limit: int, root: Path, probe: Callable[[Path], T]) -> list[T]:
+    """What `probe` tells about at most `limit` files, spread evenly over the rows.
 
-
-def spread(rows: Sequence[tuple[Any, ...]], limit: int) -> list[Any]:
-    """The first cell of at most `limit` rows that have one, spread evenly over them."""
-    cells = [row[0] for row in rows if row[0] is not None]
-    if len(cells) <= limit:
-        return cells
-    return [cells[i * len(cells) // limit] for i in range(limit)]
-
-
-def pad_sequences(sequences: Sequence[NDArray[Any]], length: int) -> Padded:
-    """(L_i, ...) arrays as (B, length, ...) padded with zeros; a sequence of no tokens counts as one token of zeros."""
-    first = sequences[0]
-    values = torch.zeros((len(sequences), length, *first.shape[1:]), dtype=torch.from_numpy(first[:0]).dtype)
-    mask = torch.zeros((len(sequences), length), dtype=torch.bool)
-    for i, sequence in enumerate(sequences):
-        tokens = min(len(sequence), length)
-        values[i, :tokens] = torch.from_numpy(np.ascontiguousarray(sequence[:tokens]))
-        mask[i, : max(tokens, 1)] = True
-    return Padded(values, mask)
-
-
-def trim(value: Padded) -> Padded:
-    """The same batch (B, L, ...) without the columns that are padding in every sample."""
-    longest = max(1, int(value.mask.sum(1).max()))
-    return value if longest == value.mask.shape[1] else Padded(value.values[:, :longest], value.mask[:, :longest])
-
-
-def blank(value: Value, present: Tensor) -> Value:
-    """The same batch with zeros where `present` (B,) is false.
-
-    The first position of an absent sequence keeps its mask, so that no encoder averages over nothing.
+    Broken files are passed over: they are reported when all files are decoded. If all of the sample are broken, any
+    other file that is not will do.
     """
-    if bool(present.all()):
-        return value
-    if isinstance(value, Padded):
-        mask = value.mask & present[:, None]
-        mask[:, 0] = True
-        return Padded(_zero(value.values, present), mask)
-    return _zero(value, present)
+    cells = [row[0] for row in rows if row[0] is not None]
+    sample = sorted({i * len(cells) // limit for i in range(limit)}) if len(cells) > limit else range(len(cells))
+    found = [info for i in sample if (info := _try(probe, resolve(cells[i], root))) is not None]
+    if found:
+        return found
+    others = (_try(probe, resolve(cell, root)) for cell in cells)
+    return [info for info in others if info is not None][:1]
 
 
-def _zero(values: Tensor, present: Tensor) -> Tensor:
-    return values.masked_fill(~present.reshape(-1, *[1] * (values.dim() - 1)), 0)
+def _try(probe: Callable[[Path], T], path: Path) -> T | None:
+    try:
+        return probe(path)
+    except InputError:
+        return None

@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymodal.data.inputs.base import Input, Moments, Value, pad_sequences, readable, resolve, spread
+from polymodal.data.inputs.base import Input, probe_files, resolve
+from polymodal.data.inputs.moments import Moments
+from polymodal.data.inputs.padding import Value, pad_sequences
 from polymodal.data.media.audio import (
     default_hop,
     default_n_fft,
@@ -23,7 +25,6 @@ from polymodal.data.media.audio import (
     log_mel,
 )
 from polymodal.data.media.sound import probe_sound, read_wave
-from polymodal.errors import InputError
 from polymodal.types import Padded
 
 __all__ = ["AudioInput"]
@@ -73,7 +74,7 @@ class AudioInput(Input):
 
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
         if self.sample_rate is None or self.max_seconds is None:
-            found = readable(spread(rows, 256), root, probe_sound)
+            found = probe_files(rows, 256, root, probe_sound)
             if not found:
                 return
             if self.sample_rate is None:
@@ -93,8 +94,11 @@ class AudioInput(Input):
         """(F, T) spectrogram or (1, S) waveform."""
         if cells[0] is None:
             return None
+        path = resolve(cells[0], root)
+        if self.sample_rate is None:
+            read_wave(path, 16000)  # says what is wrong with this file, as with all others
         rate, samples = self._format()
-        wave = torch.from_numpy(np.ascontiguousarray(read_wave(resolve(cells[0], root), rate)[:samples]))
+        wave = torch.from_numpy(np.ascontiguousarray(read_wave(path, rate)[:samples]))
         if self.representation == "waveform":
             values = wave[None]
         elif self.representation == "log_magnitude":
@@ -107,8 +111,7 @@ class AudioInput(Input):
     def _format(self) -> tuple[int, int]:
         """Sampling rate and number of samples of the longest sound."""
         if self.sample_rate is None or self.max_seconds is None:
-            name = self.modality.name
-            raise InputError(f"modality {name!r}: no file of the training part can be read; run `polymodal data check`")
+            raise self.unsettled()
         return self.sample_rate, max(1, round(self.max_seconds * self.sample_rate))
 
     def fit(self, decoded: Iterable[NDArray[np.float32]]) -> None:

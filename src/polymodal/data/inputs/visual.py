@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymodal.data.inputs.base import Input, Moments, Value, readable, resolve, spread
+from polymodal.data.inputs.base import Input, probe_files, resolve
+from polymodal.data.inputs.moments import Moments
+from polymodal.data.inputs.padding import Value
 from polymodal.data.media.image import fit_size, probe_image, read_image
 from polymodal.data.media.video import probe_video, read_frames
-from polymodal.errors import InputError
 
 __all__ = ["ImageInput", "VideoInput"]
 
@@ -60,7 +61,7 @@ class Visual(Input):
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
         if self.settled():
             return
-        found = readable(spread(rows, self.PROBED), root, self.probe_one)
+        found = probe_files(rows, self.PROBED, root, self.probe_one)
         if not found:
             return
         if self.height is None:
@@ -70,7 +71,7 @@ class Visual(Input):
             self.channels = 1 if all(one.grey for one in found) else 3
         self.learn(found)
 
-    def learn(self, found: list[Any]) -> None:  # noqa: B027
+    def learn(self, found: list[Any]) -> None:
         """Settle further options from what `probe_one` told."""
 
     def settled(self) -> bool:
@@ -80,8 +81,7 @@ class Visual(Input):
     def picture(self) -> tuple[int, int, int]:
         """(H, W, C) of one picture."""
         if self.height is None or self.width is None or self.channels is None:
-            name = self.modality.name
-            raise InputError(f"modality {name!r}: no file of the training part can be read; run `polymodal data check`")
+            raise self.unsettled()
         return self.height, self.width, self.channels
 
     def fit(self, decoded: Iterable[NDArray[np.uint8]]) -> None:
@@ -115,8 +115,11 @@ class ImageInput(Visual):
     def decode(self, cells: tuple[Any, ...], root: Path) -> NDArray[np.uint8] | None:
         if cells[0] is None:
             return None
+        path = resolve(cells[0], root)
+        if not self.settled():
+            read_image(path)  # says what is wrong with this file, as with all others
         height, width, channels = self.picture
-        return read_image(resolve(cells[0], root), (height, width), channels)
+        return read_image(path, (height, width), channels)
 
     def empty(self) -> NDArray[np.uint8]:
         return np.zeros(self.picture, np.uint8)
@@ -156,8 +159,11 @@ class VideoInput(Visual):
     def decode(self, cells: tuple[Any, ...], root: Path) -> NDArray[np.uint8] | None:
         if cells[0] is None:
             return None
+        path = resolve(cells[0], root)
+        if not self.settled():
+            probe_video(path)  # says what is wrong with this file, as with all others
         frames, channels, height, width = self.shape
-        return read_frames(resolve(cells[0], root), frames, (height, width), channels)
+        return read_frames(path, frames, (height, width), channels)
 
     def empty(self) -> NDArray[np.uint8]:
         frames, channels, height, width = self.shape

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from polymodal.data.inputs.base import Input, pad_sequences
+from polymodal.data.inputs.base import Input
+from polymodal.data.inputs.padding import pad_sequences
 from polymodal.data.media.text import hash_tokens
 from polymodal.types import Padded
 

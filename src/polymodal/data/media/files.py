@@ -9,14 +9,14 @@ from polymodal.errors import InputError
 __all__ = ["EXTENSIONS", "check_file", "kind_of"]
 
 EXTENSIONS = {
-    "image": frozenset("png jpg jpeg bmp gif webp tif tiff ppm pgm".split()),
-    "audio": frozenset("wav mp3 flac ogg oga m4a opus aac wma aif aiff".split()),
-    "video": frozenset("mkv mp4 avi flv mov webm m4v mpg mpeg wmv 3gp ogv ts".split()),
+    "image": frozenset(["png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"]),
+    "audio": frozenset(["wav", "mp3", "flac", "ogg", "oga", "m4a", "opus", "aac", "wma", "aif", "aiff"]),
+    "video": frozenset(["mkv", "mp4", "avi", "flv", "mov", "webm", "m4v", "mpg", "mpeg", "wmv", "3gp", "ogv", "ts"]),
 }
 
 
 def kind_of(name: str) -> str | None:
-    """ "image", "audio" or "video" by the extension of a path, None for any other text."""
+    """Kind "image", "audio" or "video" by the extension of a path, None for any other text."""
     extension = name.rsplit(".", 1)[-1].strip().lower() if "." in name else ""
     return next((kind for kind, known in EXTENSIONS.items() if extension in known), None)
 

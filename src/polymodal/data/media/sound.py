@@ -83,7 +83,7 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
 
 
 def _check_wav(path: Path) -> None:
-    """libsndfile plays a truncated WAV without an error, so the size in its header is compared with the file's."""
+    """Compare the size in the header with the file's: libsndfile plays a truncated WAV without an error."""
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != b"RIFF":
@@ -115,5 +115,5 @@ def _decode_container(path: Path) -> tuple[NDArray[np.float32], int]:
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{path}: the sound is damaged or truncated ({reason(error)})") from None
         wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        check_complete(path, container, stream, len(wave) / max(rate, 1), len(parts))
+        check_complete(path, container, stream, end=len(wave) / max(rate, 1), count=len(parts))
     return wave, rate

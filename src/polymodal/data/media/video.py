@@ -71,17 +71,21 @@ def _count(path: Path) -> int:
     container, stream = open_media(path, "video")
     import av
 
-    count, end = 0, 0.0
+    count, end, reached = 0, 0.0, 0.0
     with container:
         try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    count += 1
-                    if packet.pts is not None:
-                        end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            for packet in container.demux():
+                if not packet.size:
+                    continue
+                own = packet.stream.index == stream.index
+                count += own
+                if packet.pts is not None:
+                    stop = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    reached, end = max(reached, stop), max(end, stop) if own else end
         except av.FFmpegError as error:
             raise InputError(f"{path}: the video is damaged or truncated ({reason(error)})") from None
-        check_complete(path, container, stream, end - float((stream.start_time or 0) * stream.time_base), count)
+        end -= float((stream.start_time or 0) * stream.time_base)
+        check_complete(path, container, stream, end=end, count=count, reached=reached)
     return count
 
 

@@ -1,0 +1,3 @@
+"""Analyses of trained models."""
+
+__all__: list[str] = []

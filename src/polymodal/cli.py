@@ -1,0 +1,348 @@
+"""The command line: parses, calls the predictor, prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from polymodal.errors import InputError
+
+__all__ = ["app", "main"]
+
+app = App(
+    name="polymodal",
+    help="Train one model on several modalities so that none of them is starved by the others.",
+    version_flags=["--version"],
+)
+
+Many = Annotated[list[str], Parameter(negative=(), consume_multiple=False)]
+
+
+@app.command
+def fit(
+    table: str | None = None,
+    *overrides: str,
+    label: str | None = None,
+    modality: Many = [],  # noqa: B006
+    encoder: Many = [],  # noqa: B006
+    recipe: str | None = None,
+    balancer: str | None = None,
+    fusion: str | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    valid: str | None = None,
+    group: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    select: Literal["best", "last"] | None = None,
+    device: str | None = None,
+    precision: Literal["bf16", "fp16"] | None = None,
+    workers: int | None = None,
+    on_error: Literal["raise", "skip"] | None = None,
+    seed: int | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+    trust: Many = [],  # noqa: B006
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Train a model on a table of files, texts and numbers.
+
+    Parameters
+    ----------
+    table:
+        CSV, TSV, JSON-lines or Parquet file; paths in it are relative to its folder.
+    overrides:
+        Settings as key.sub=value, for example balancer.alpha=2 or train.clip=1.
+    label:
+        Label column.
+    modality:
+        NAME=COLUMN:KIND, once a modality; kinds are image, audio, video, text, numeric, categorical, vector. Without any,
+        they are inferred from the cells.
+    encoder:
+        NAME=ENCODER of a modality; see `polymodal list encoders`.
+    recipe:
+        Order of training; see `polymodal list recipes`.
+    balancer:
+        What changes the gradient of a step; see `polymodal list balancers`, or a dotted path of your own.
+    fusion:
+        How modalities are joined; see `polymodal list fusions`, or a dotted path of your own.
+    task:
+        classification, multilabel or regression; inferred from the label by default.
+    metric:
+        What the best epoch is chosen by.
+    valid:
+        A second table that is the validation split.
+    group:
+        Column whose groups are not divided between splits.
+    epochs:
+        Passes over the training split (25).
+    batch_size:
+        Samples a step and process (32).
+    select:
+        Keep the weights of the best epoch on validation, or of the last.
+    device:
+        cpu keeps off accelerators.
+    precision:
+        Mixed precision.
+    workers:
+        Threads or processes that decode.
+    on_error:
+        Stop at broken files, or skip, count and list them.
+    seed:
+        Of every random choice (0).
+    out:
+        Folder of the run, new or empty; run-<table>-<number> by default.
+    resume:
+        Folder of a run that was stopped: go on with it, with its own settings.
+    config:
+        YAML file of settings; options and overrides are laid over it.
+    trust:
+        With --resume: module outside polymodal that the run's settings may name.
+    dry_run:
+        Show kinds, class counts, splits and parameters, and train nothing.
+    """
+    from polymodal.config import from_flags, load_config, read_yaml
+
+    loose = list(overrides)
+    if table is not None and "=" in table and not Path(table).exists():
+        loose.insert(0, table)
+        table = None
+    flags = dict(
+        label=label,
+        modalities=modality or None,
+        recipe=recipe,
+        balancer=balancer,
+        fusion=fusion,
+        task=task,
+        metric=metric,
+        group=group,
+        epochs=epochs,
+        batch_size=batch_size,
+        select=select,
+        device=device,
+        precision=precision,
+        workers=workers,
+        on_error=on_error,
+        seed=seed,
+        encoders=dict(_pair(text) for text in encoder) or None,
+        table=table,
+        valid=valid,
+    )
+    if resume is not None:
+        given = [name for name, value in flags.items() if value is not None] + loose
+        if given or out or config:
+            raise InputError(
+                f"--resume goes on with the settings of {resume}; leave out {', '.join(given) or '--out/--config'}"
+            )
+        values: dict[str, Any] = read_yaml(resume / "config.yaml")
+        values.pop("versions", None)
+        settings, out = load_config(values), resume
+    else:
+        values = _merged(read_yaml(config) if config else {}, from_flags(flags))
+        if "label" not in values:
+            raise InputError("name the label column with --label COLUMN")
+        settings = load_config(values, loose)
+    if settings.table is None:
+        raise InputError("name the table: polymodal fit TABLE --label COLUMN")
+    from polymodal.distributed import rank, start
+    from polymodal.predictor import Predictor
+
+    start(settings.train.device)
+    if dry_run:
+        _print_plan(Predictor(config=settings).plan(settings.table, settings.valid))
+        return
+    out = out or _new_folder(Path(settings.table))
+    predictor = Predictor(config=settings, out=out)
+    try:
+        predictor.fit(settings.table, settings.valid, resume=resume is not None)
+    except KeyboardInterrupt:
+        _say(f"stopped; what was done is in {out}, go on with: polymodal fit --resume {out}")
+        raise
+    if rank() == 0:
+        _print_result(predictor.metrics, out)
+
+
+@app.command
+def evaluate(
+    run: Path,
+    table: str | None = None,
+    *,
+    split: str | None = None,
+    trust: Many = [],  # noqa: B006
+) -> None:
+    """Metrics of a trained run, on its own test split or on another table.
+
+    Parameters
+    ----------
+    run:
+        Folder that `fit` wrote.
+    table:
+        Labelled table; the one that the run was trained on by default.
+    split:
+        train, valid or test part of the table; a new table is evaluated as a whole by default.
+    trust:
+        Module outside polymodal that the run may import.
+    """
+    from polymodal.predictor import Predictor
+
+    print(json.dumps(Predictor.load(run, trust=trust).evaluate(table, split), indent=2))
+
+
+@app.command
+def predict(run: Path, table: str, *, out: Path, trust: Many = []) -> None:  # noqa: B006
+    """Predict each row of a table, which needs no label column.
+
+    Parameters
+    ----------
+    run:
+        Folder that `fit` wrote.
+    table:
+        Table with the columns that the run's modalities are read from.
+    out:
+        CSV file to write: id, prediction, prob_<class> of each class.
+    trust:
+        Module outside polymodal that the run may import.
+    """
+    from polymodal.predictor import Predictor
+    from polymodal.run import write_atomically
+
+    frame = Predictor.load(run, trust=trust).prediction_table(table)
+    with write_atomically(out) as temporary:
+        frame.to_csv(temporary, index=False)
+    _say(f"{len(frame)} predictions in {out}")
+
+
+@app.command(name="list")
+def list_(what: Literal["balancers", "fusions", "recipes", "encoders"] | None = None) -> None:
+    """Names that the options take, with what each is.
+
+    Parameters
+    ----------
+    what:
+        One of the lists; all by default.
+    """
+    from polymodal.names import entries
+
+    packages = {
+        "balancers": ("balancers", ("Balancer",)),
+        "fusions": ("fusion", ("Fusion",)),
+        "recipes": ("recipes", ()),
+        "encoders": ("encoders", ("Encoder", "LayeredEncoder", "State", "linear_heads")),
+    }
+    for title in [what] if what else packages:
+        package, bases = packages[title]
+        if not what:
+            print(f"{title}:")
+        for name, value in sorted(entries(package, bases=bases).items()):
+            text = "Joint training: the fused loss alone." if name == "joint" else (value.__doc__ or "").strip()
+            print(f"{'' if what else '  '}{name:16} {text.splitlines()[0] if text else ''}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0, 2 for bad input (with one message on standard error), 130 after Ctrl-C."""
+    import logging
+
+    logger, handler = logging.getLogger("polymodal"), _handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except InputError as error:
+        _say(f"polymodal: error: {error}")
+        raise SystemExit(2) from None
+    except cyclopts.CycloptsError as error:
+        _say(f"polymodal: error: {str(error).strip() or type(error).__name__}; see polymodal --help")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+    finally:
+        logger.removeHandler(handler)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise InputError(f"--encoder {text!r}: write NAME=ENCODER, for example video=resnet18")
+    return name, value
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _new_folder(table: Path) -> Path:
+    for number in range(1, 10_000):
+        path = Path(f"run-{table.stem}-{number}")
+        if not path.exists():
+            return path
+    raise InputError("name a run folder with --out")
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    if not sys.stdout.isatty():
+        print(json.dumps(plan, indent=2))
+        return
+    print(
+        f"task        {plan['task']}, recipe {plan['recipe']}, balancer {plan['balancer']['name']}, fusion {plan['fusion']['name']}"
+    )
+    for m, one in plan["modalities"].items():
+        columns = ", ".join(one["columns"])
+        print(
+            f"modality    {m}: {one['kind']} from {columns}, {one['shape']}, {one['encoder']} {one['parameters']:,} parameters"
+        )
+    print(f"parameters  {plan['parameters']:,}")
+    for part, size in plan["splits"].items():
+        counts = ", ".join(f"{name} {n}" for name, n in plan["classes"].get(part, {}).items())
+        print(f"{part:11} {size} samples{': ' + counts if counts else ''}")
+    for note in plan["notes"]:
+        print(f"note        {note}")
+
+
+def _print_result(metrics: dict[str, Any], out: Path) -> None:
+    """A table for people on a terminal, one line of JSON elsewhere."""
+    if not sys.stdout.isatty():
+        print(json.dumps({"run": str(out), **metrics}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    part = "test" if "test" in metrics else "valid"
+    names = list(metrics.get(part, {}))
+    shown = Table("", *names, title=f"{part} split")
+    shown.add_row("fused", *[f"{metrics[part][name]:.4f}" for name in names], style="bold")
+    for m, one in metrics["unimodal"].get(part, {}).items():
+        shown.add_row(f"{m} alone", *[f"{one[name]:.4f}" for name in names])
+    console = Console()
+    console.print(shown)
+    console.print(f"run folder: {out}", highlight=False)
+
+
+def _handler() -> Any:
+    """Warnings, and notes on what was inferred from the table, go to standard error."""
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno >= logging.WARNING:
+                _say(f"polymodal: warning: {record.getMessage()}")
+            elif getattr(record, "note", False):
+                _say(f"note: {record.getMessage()}")
+
+    return Handler()

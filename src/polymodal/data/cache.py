@@ -1,0 +1,168 @@
+"""Decoded samples of one modality in memory, within a limit of bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polymodal.data.inputs import Input
+from polymodal.data.inputs.base import Decoded
+from polymodal.data.inputs.padding import Value, blank, trim
+from polymodal.types import Padded
+
+__all__ = ["Cache", "Column"]
+
+CHUNK = 256
+
+
+class Cache:
+    """A number of bytes that the columns of a data set share.
+
+    Args:
+        limit: bytes in all; samples beyond it are decoded again whenever they are needed.
+    """
+
+    def __init__(self, limit: int = 2 << 30) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Reserve `size` bytes (a negative size gives some back); false, and nothing reserved, if they do not fit."""
+        with self._lock:
+            if size > 0 and self.used + size > self.limit:
+                return False
+            self.used += size
+            return True
+
+
+class Column:
+    """One modality of the samples of a part, decoded once.
+
+    It begins as a list of decoded samples. With the first batch it becomes, as far as the cache allows, one tensor that
+    is ready for the encoder, or one compact tensor that each batch is standardised from; batches then cost an indexing.
+
+    Args:
+        input: decodes and collates.
+        cells: the cells of each sample.
+        root: folder of relative paths.
+        cache: the limit shared with the other columns.
+    """
+
+    def __init__(self, input: Input, cells: Sequence[tuple[Any, ...]], root: Path, cache: Cache) -> None:
+        self.input, self.cells, self.root, self.cache = input, list(cells), root, cache
+        self.present = torch.tensor([not input.can_be_absent or row[0] is not None for row in cells], dtype=torch.bool)
+        self._decoded: list[Decoded | None] = [None] * len(cells)
+        self._ready: Value | None = None
+        self._packed: Value | None = None
+        self._frozen = False
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def decode(self, i: int) -> Decoded | None:
+        """Sample `i`, from memory or decoded and then kept if there is room; None where the modality is absent."""
+        if self._decoded[i] is None and self.present[i]:
+            decoded = self.input.decode(self.cells[i], self.root)
+            if not self._frozen and self.cache.take(_size(decoded)):
+                self._decoded[i] = decoded
+            return decoded
+        return self._decoded[i]
+
+    def for_statistics(self, limit: int = 1000) -> Iterator[Decoded]:
+        """Decoded samples that have the modality: all if they are in memory, else `limit` spread evenly over them."""
+        there = torch.nonzero(self.present).flatten().tolist()
+        if not all(self._decoded[i] is not None for i in there) and len(there) > limit:
+            there = [there[k * len(there) // limit] for k in range(limit)]
+        return (self.decode(i) for i in there)
+
+    def keep(self, places: NDArray[np.int64]) -> None:
+        """Drop all samples but those at `places`."""
+        dropped = np.setdiff1d(np.arange(len(self)), places)
+        self.cache.take(-sum(_size(self._decoded[i]) for i in dropped))
+        self.cells = [self.cells[i] for i in places]
+        self._decoded = [self._decoded[i] for i in places]
+        self.present = self.present[torch.from_numpy(places)]
+
+    def freeze(self) -> bool:
+        """Turn decoded samples into tensors where there is room; true if no batch needs decoding from now on."""
+        if not self._frozen:
+            self._frozen = True
+            there = torch.nonzero(self.present).flatten().tolist()
+            if len(self) and all(self._decoded[i] is not None for i in there):
+                self._assemble()
+        return self._ready is not None or self._packed is not None or self._complete()
+
+    def batch(self, places: NDArray[np.int64]) -> Value:
+        """Samples at `places` for the encoder: the same numbers from whichever form they are kept in."""
+        self.freeze()
+        index = torch.from_numpy(places)
+        if self._ready is not None:
+            value = _map(self._ready, lambda one: one.index_select(0, index))
+        elif self._packed is not None:
+            packed = _map(self._packed, lambda one: one.index_select(0, index))
+            value = blank(self.input.finish(packed), self.present[index])
+        else:
+            return self.input.collate([self.decode(int(i)) for i in places])
+        return trim(value) if self.input.variable_length and isinstance(value, Padded) else value
+
+    def _complete(self) -> bool:
+        return all(self._decoded[i] is not None for i in torch.nonzero(self.present).flatten().tolist())
+
+    def _assemble(self) -> None:
+        held = sum(map(_size, self._decoded))
+        largest = self.input.pack([max((self._whole(i) for i in range(len(self))), key=_size)])
+        packed_size = len(self) * _bytes(largest)
+        ready_size = len(self) * _bytes(self.input.finish(largest))
+        if self.cache.take(ready_size - held):
+            self._ready = self._stack(lambda chunk: self.input.finish(self.input.pack(chunk)))
+            self._ready = blank(self._ready, self.present)
+        elif self.cache.take(packed_size - held):
+            self._packed = self._stack(self.input.pack)
+
+    def _whole(self, i: int) -> Decoded:
+        decoded = self._decoded[i]
+        return self.input.empty() if decoded is None else decoded
+
+    def _stack(self, make: Callable[[Sequence[Decoded]], Value]) -> Value:
+        """All samples through `make`; each decoded one is dropped as soon as its tensor is there."""
+        # Sequences of unequal length are padded to the longest of all, which no chunk knows.
+        step = len(self) if self.input.variable_length else CHUNK
+        stacked: Value | None = None
+        for start in range(0, len(self), step):
+            stop = min(start + step, len(self))
+            part = make([self._whole(i) for i in range(start, stop)])
+            self._decoded[start:stop] = [None] * (stop - start)
+            if stop - start == len(self):
+                return part
+            if stacked is None:
+                stacked = _map(part, lambda one: one.new_empty((len(self), *one.shape[1:])))
+            for whole, piece in zip(_tensors(stacked), _tensors(part), strict=True):
+                whole[start:stop] = piece
+        assert stacked is not None
+        return stacked
+
+
+def _size(decoded: Decoded | None) -> int:
+    if isinstance(decoded, np.ndarray):
+        return decoded.nbytes + 128
+    return 0 if decoded is None else 64 * len(decoded)
+
+
+def _bytes(value: Value) -> int:
+    return sum(one.nbytes for one in _tensors(value))
+
+
+def _tensors(value: Value) -> tuple[Tensor, ...]:
+    return tuple(value) if isinstance(value, Padded) else (value,)
+
+
+def _map(value: Value, function: Callable[[Tensor], Tensor]) -> Value:
+    return Padded(*map(function, value)) if isinstance(value, Padded) else function(value)

@@ -1,0 +1,132 @@
+"""Which samples make which batch, on which process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polymodal.data.samples import Samples
+from polymodal.errors import InputError
+from polymodal.types import Batch
+
+__all__ = ["Loader", "batch_bounds", "permutation"]
+
+Places = NDArray[np.int64]
+
+
+def permutation(count: int, seed: int, epoch: int) -> Places:
+    """Order of `count` samples in an epoch: a pure function of `seed` and `epoch`."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch_bounds(count: int, size: int, smallest: int, drop: bool | None = None) -> list[int]:
+    """Where global batches begin and end in the order of an epoch: `bounds[i] : bounds[i + 1]`.
+
+    Args:
+        count: number of samples.
+        size: of a global batch.
+        smallest: a rest of fewer samples joins the batch before it, as BatchNorm cannot train on one sample.
+        drop: true leaves the rest out, false keeps it as a batch however small, None follows `smallest`.
+    """
+    bounds = [*range(0, count - count % size + 1, size)]
+    rest = count - bounds[-1]
+    if rest and not drop:
+        bounds.append(count)
+        if drop is None and rest < smallest and len(bounds) > 2:
+            del bounds[-2]
+    return bounds
+
+
+class Loader:
+    """Batches of `samples` for one of `world` processes.
+
+    With `shuffle` (training) all processes together see, batch by batch, what a single process with batches of
+    `world * batch_size` sees: each takes its slice of each global batch, an uneven rest is divided evenly, and all have
+    equally many batches. Without (evaluation) each process has a contiguous part in the table's order, every sample
+    counts once over all processes, and parts may be unequal or even empty.
+
+    Args:
+        samples: decoded or not; see `samples.prepare`.
+        batch_size: samples a process.
+        shuffle: training order instead of the table's.
+        seed: of the training order, the same on all processes.
+        rank: number of this process.
+        world: number of processes.
+        workers: processes that decode; used only for what the cache does not hold.
+        drop: what to do with the rest of a training epoch, see `batch_bounds`; None is almost always right.
+
+    Raises:
+        InputError: fewer training samples than processes, or than a global batch with `drop`.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        drop: bool | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: expected a positive whole number")
+        if not 0 <= rank < world:
+            raise InputError(f"rank {rank} of {world} processes: expected 0 to {world - 1}")
+        self.samples, self.batch_size, self.shuffle, self.seed = samples, batch_size, shuffle, seed
+        self.rank, self.world, self.workers, self.drop = rank, world, workers, drop
+        self.epoch = 0
+        self._start = 0
+        least = world if shuffle else 0
+        if len(samples) < least or (drop and shuffle and len(samples) < world * batch_size):
+            name = samples.table.source
+            raise InputError(
+                f"{name}: {len(samples)} samples are too few for {world} x {batch_size} at a time; add more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = self.batches()[self._start :]
+        self._start = 0
+        if self.samples.freeze() or not self.workers:
+            return map(self.samples.batch, batches)
+        # An own generator: the default one is drawn from for the workers' seeds, and results would depend on `workers`.
+        loader: torch.utils.data.DataLoader[Batch] = torch.utils.data.DataLoader(
+            self.samples,  # type: ignore[arg-type]
+            sampler=batches,
+            batch_size=None,
+            num_workers=self.workers,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Let the next iteration, and only it, begin after so many batches, as when training resumes."""
+        self._start = batches
+
+    @property
+    def indices(self) -> Places:
+        """Places in `samples` that this process goes through in this epoch, in order."""
+        return np.concatenate([np.zeros(0, np.int64), *self.batches()])
+
+    def batches(self) -> list[Places]:
+        """Places of the samples of each batch of this process in this epoch."""
+        count = len(self.samples)
+        if not self.shuffle:
+            own = np.array_split(np.arange(count), self.world)[self.rank]
+            return [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        order = permutation(count, self.seed, self.epoch)
+        bounds = batch_bounds(count, self.world * self.batch_size, 2 * self.world, self.drop)
+        return [np.array_split(order[start:stop], self.world)[self.rank] for start, stop in pairwise(bounds)]

@@ -1,0 +1,504 @@
+"""The predictor: a table in, a trained model out, and everything about it in one folder."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import nn
+
+from polymodal import names
+from polymodal.balancers import Balancer
+from polymodal.config import Config, Part, from_flags, load_config
+from polymodal.data.cache import Cache
+from polymodal.data.inputs import Input, input_from_state
+from polymodal.data.loader import Loader
+from polymodal.data.parts import Parts, assemble
+from polymodal.data.samples import Samples
+from polymodal.data.schema import Schema
+from polymodal.data.split import split_rows
+from polymodal.data.table import Table, read_table
+from polymodal.distributed import rank, start, wait, world_size
+from polymodal.encoders.base import linear_heads, width
+from polymodal.encoders.by_kind import DEFAULTS, facts
+from polymodal.errors import InputError
+from polymodal.evaluate import Evaluation, evaluate, predict, unimodal_source
+from polymodal.model import MultimodalModel
+from polymodal.recipes.base import Result, Setup
+from polymodal.run import RunFolder, load_weights, logger, save_weights, write_atomically
+from polymodal.tasks import Classification, MultiLabel, Regression, Task
+
+__all__ = ["Predictor"]
+
+Source = str | Path | pd.DataFrame
+
+
+class Predictor:
+    """Trains a model on a table and predicts from it.
+
+    Args:
+        label: label column.
+        out: folder of the run; nothing is written where None.
+        config: a whole configuration, instead of the settings.
+        overrides: "key.sub=value" texts laid over the settings.
+        show: force progress bars on or off; by default they show on a terminal.
+        **settings: short names of common settings (`epochs`, `batch_size`, `modalities`, `metric`, `device`, ...) and
+            top-level keys (`recipe`, `balancer`, `fusion`, `encoders`, `seed`); see docs/architecture.md.
+
+    Raises:
+        InputError: an unknown setting, or one out of range.
+
+    Example:
+        >>> frame = pd.DataFrame({"x": [0.0, 1.0] * 20, "y": [1.0, 0.5] * 20, "label": ["a", "b"] * 20})
+        >>> predictor = Predictor(label="label", epochs=5, show=False).fit(frame)
+        >>> predictor.predict(frame.head(2).drop(columns="label"))
+        ['a', 'b']
+    """
+
+    def __init__(
+        self,
+        label: str | None = None,
+        *,
+        out: str | Path | None = None,
+        config: Config | None = None,
+        overrides: Sequence[str] = (),
+        show: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        if config is None:
+            if label is None:
+                raise InputError("name the label column: Predictor(label=...)")
+            config = load_config(from_flags(settings | {"label": label}), overrides)
+        elif settings or overrides or label is not None:
+            raise InputError("give either a config, or a label and settings")
+        self.config, self.out, self.show = config, None if out is None else Path(out), show
+        self.model_: MultimodalModel | None = None
+        self.metrics: dict[str, Any] = {}
+        self.notes: list[str] = []
+        self._schema: Schema | None = None
+        self._inputs: dict[str, Input] = {}
+        self._task: Task | None = None
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def plan(self, table: Source, valid: Source | None = None) -> dict[str, Any]:
+        """What `fit` would do: kinds, class counts, splits and parameters. Trains nothing and writes nothing."""
+        parts = self._assemble(table, valid)
+        setup = self._setup(parts, None)
+        balancer = setup.make_balancer()
+        recipe = names.resolve("recipes", self.config.recipe.name)
+        setup.seed("plan")
+        model = setup.model(setup.modalities, self.config.fusion.model_dump(), heads=balancer.needs_heads)
+        balancer.check(cast(Any, model), setup.task)
+        return {
+            "modalities": {
+                m: {
+                    "columns": list(one.columns),
+                    "kind": one.kind,
+                    "shape": list(parts.inputs[m].shape),
+                    "encoder": type(model.encoders[m]).__name__,
+                    "parameters": sum(p.numel() for p in model.encoders[m].parameters()),
+                }
+                for m, one in parts.schema.modalities.items()
+            },
+            "task": parts.schema.task,
+            "splits": {part: len(samples) for part, samples in parts.samples.items()},
+            "classes": parts.class_counts(),
+            "recipe": names.typed_name(recipe.__name__),
+            "balancer": self.config.balancer.model_dump(),
+            "fusion": self.config.fusion.model_dump(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "notes": parts.notes,
+        }
+
+    def fit(self, table: Source, valid: Source | None = None, *, resume: bool = False) -> Self:
+        """Train by the configured recipe, evaluate on every split, write the run's folder.
+
+        Args:
+            table: path of a CSV, TSV, JSON-lines or Parquet file, or a pandas frame.
+            valid: a second table that is the validation split.
+            resume: go on with what is in `out`.
+
+        Raises:
+            InputError: whatever is wrong with settings, table or files; nothing is written then.
+        """
+        began = time.perf_counter()
+        start(self.config.train.device)
+        run = None if self.out is None else RunFolder(self.out, resume=resume or rank() > 0)
+        wait()
+        recipe = names.resolve("recipes", self.config.recipe.name)
+        parts = self._assemble(table, valid)
+        setup = self._setup(parts, run)
+        setup.seed("check")
+        if run is None:
+            result = names.build(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
+            self._finish(result, parts, setup, None, began)
+            return self
+        first = setup.model(setup.modalities, self.config.fusion.model_dump(), heads=setup.make_balancer().needs_heads)
+        setup.make_balancer().check(cast(Any, first), setup.task)
+        del first
+        with run.logging():
+            if rank() == 0:
+                run.write_text("config.yaml", _yaml(self.config))
+            for note in parts.notes:
+                logger.info("%s", note, extra={"note": rank() == 0})
+            result = names.build(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
+            self._finish(result, parts, setup, run, began)
+        return self
+
+    def _assemble(self, table: Source, valid: Source | None) -> Parts:
+        if not isinstance(table, pd.DataFrame):
+            self.config.table = str(table)
+        if valid is not None and not isinstance(valid, pd.DataFrame):
+            self.config.valid = str(valid)
+        one = table if isinstance(table, pd.DataFrame) else str(table)
+        two = valid if valid is None or isinstance(valid, pd.DataFrame) else str(valid)
+        parts = assemble(self.config, one, two, show=self.show and rank() == 0 if self.show is not None else None)
+        self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
+        self._task = _task(parts.schema, parts.train_target.double().numpy())
+        return parts
+
+    def _setup(self, parts: Parts, run: RunFolder | None) -> Setup:
+        metric = self.config.train.metric
+        task = self._need_task()
+        known = list(task.metrics(*_probe_metrics(task)))
+        if metric is not None and metric not in known:
+            raise InputError(
+                f"metric {metric!r} is unknown{names.nearest(metric, known)}; this task has {', '.join(known)}"
+            )
+        for m in self.config.encoders:
+            if m not in parts.schema.modalities:
+                raise InputError(
+                    f"encoder of {m!r}: no such modality{names.nearest(m, parts.schema.modalities)}; "
+                    f"there are {', '.join(parts.schema.modalities)}"
+                )
+        balancer = self.config.balancer
+        make = names.resolve("balancers", balancer.name, bases=("Balancer",))
+
+        def make_balancer() -> Balancer:
+            built = names.build(make, balancer.arguments, {"seed": self.config.seed}, "balancer")
+            if not isinstance(built, Balancer):
+                raise InputError(f"balancer {balancer.name!r} is a {type(built).__name__}, not a polymodal Balancer")
+            return built
+
+        make_balancer()
+        names.resolve("fusion", self.config.fusion.name, bases=("Fusion",))
+        batch = self.config.train.batch_size
+        samples = parts.samples
+        return Setup(
+            modalities=tuple(parts.schema.modalities),
+            task=task,
+            config=self.config,
+            train=self._loader(samples["train"], batch, shuffle=True),
+            valid=self._loader(samples["valid"], batch) if "valid" in samples else None,
+            make_encoder=self._make_encoder,
+            make_balancer=make_balancer,
+            run=run,
+            show=self.show,
+        )
+
+    def _loader(self, samples: Samples, batch: int, *, shuffle: bool = False) -> Loader:
+        workers = self.config.data.workers or 0
+        size = batch if shuffle else max(batch, 256)
+        return Loader(
+            samples, size, shuffle=shuffle, seed=self.config.seed, rank=rank(), world=world_size(), workers=workers
+        )
+
+    def _make_encoder(self, modality: str, trust: Sequence[str] | None = None) -> nn.Module:
+        one = self._need_schema().modalities[modality]
+        part = self.config.encoders.get(modality) or Part(name=DEFAULTS[one.kind])
+        make = names.resolve("encoders", part.name, bases=("Encoder", "LayeredEncoder", "State"), trust=trust)
+        kinds = getattr(make, "kinds", None)
+        if kinds and one.kind not in kinds:
+            raise InputError(
+                f"encoder {part.name!r} of {modality!r} reads {', '.join(sorted(kinds))} and the column's kind is {one.kind}"
+            )
+        built = names.build(make, part.arguments, facts(one.kind, self._inputs[modality].shape), f"encoders.{modality}")
+        if not isinstance(built, nn.Module):
+            raise InputError(f"encoder {part.name!r} of {modality!r} is a {type(built).__name__}, not a torch module")
+        return built
+
+    def _finish(self, result: Result, parts: Parts, setup: Setup, run: RunFolder | None, began: float) -> None:
+        self.model_ = result.model
+        trained = time.perf_counter()
+        found: dict[str, Any] = {}
+        single: dict[str, dict[str, dict[str, float]]] = {}
+        source: str | None = "models" if result.unimodal else unimodal_source(result.model)
+        for part in ("valid", "test"):
+            if part not in parts.samples:
+                continue
+            loader = self._loader(parts.samples[part], self.config.train.batch_size)
+            setup.valid = loader
+            evaluation = setup.evaluate(result.model)
+            if result.unimodal:
+                alone = {m: setup.evaluate(model) for m, model in result.unimodal.items()}
+                evaluation = evaluation._replace(
+                    unimodal={m: one.probabilities for m, one in alone.items()},
+                    unimodal_metrics={m: one.metrics for m, one in alone.items()},
+                )
+            found[part], single[part] = evaluation.metrics, evaluation.unimodal_metrics
+            if run is not None and rank() == 0:
+                self._write_predictions(run, part, evaluation)
+        best = max(result.best_epoch.values())
+        self.metrics = {**found, "unimodal": {**single, "from": source}, "best_epoch": best}
+        if len(result.best_epoch) > 1:
+            self.metrics["best_epochs"] = result.best_epoch
+        self._fusion = result.fusion
+        if run is None or rank():
+            wait()
+            return
+        save_weights(run.path / "model.safetensors", result.model.state_dict())
+        run.write_json("model.json", self._description())
+        run.write_json(
+            "data.json", {"schema": parts.schema.to_dict(), "inputs": {m: i.state() for m, i in parts.inputs.items()}}
+        )
+        history = [r for stage in result.best_epoch for r in _history(run, stage)]
+        run.write_history(history)
+        run.write_json(
+            "timing.json",
+            {
+                "seconds": {
+                    **setup.seconds,
+                    "evaluation": time.perf_counter() - trained,
+                    "all": time.perf_counter() - began,
+                },
+                "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "processes": world_size(),
+            },
+        )
+        run.write_json("metrics.json", self.metrics)
+        wait()
+
+    def _write_predictions(self, run: RunFolder, part: str, found: Evaluation) -> None:
+        """predictions/<part>.csv: id, target, prediction, prob_<class>..., and each modality's own prediction."""
+        frame = self._frame(found.ids, found.probabilities)
+        target: list[Any] = list(found.target)
+        classes = self._need_schema().classes
+        if found.target.ndim == 2:
+            target = ["|".join(n for n, on in zip(classes, row, strict=True) if on > 0.5) for row in found.target]
+        elif classes:
+            target = [classes[int(i)] for i in found.target]
+        frame.insert(1, "target", target)
+        for m, rows in found.unimodal.items():
+            frame[f"prediction_{m}"] = self._frame(found.ids, rows)["prediction"]
+        with write_atomically(run.path / "predictions" / f"{part}.csv") as temporary:
+            frame.to_csv(temporary, index=False)
+
+    # The finished model -----------------------------------------------------------------------------------------------
+
+    def predict(self, table: Source) -> list[Any]:
+        """The decision for each row: class name, list of labels, or number. The table needs no label column."""
+        return self._decide(self._predict(table).probabilities)
+
+    def predict_proba(self, table: Source) -> pd.DataFrame:
+        """Probability of each class (columns) for each row, indexed by id."""
+        found = self._predict(table)
+        classes = self._need_schema().classes or ("value",)
+        return pd.DataFrame(found.probabilities, index=pd.Index(found.ids, name="id"), columns=list(classes))
+
+    def prediction_table(self, table: Source) -> pd.DataFrame:
+        """Columns `id`, `prediction` and `prob_<class>`, a row a sample of the table."""
+        found = self._predict(table)
+        return self._frame(found.ids, found.probabilities)
+
+    def _frame(self, ids: list[str], probabilities: NDArray[Any]) -> pd.DataFrame:
+        decided = ["|".join(one) if isinstance(one, list) else one for one in self._decide(probabilities)]
+        columns: dict[str, Any] = {"id": ids, "prediction": decided}
+        columns |= {f"prob_{name}": probabilities[:, i] for i, name in enumerate(self._need_schema().classes)}
+        return pd.DataFrame(columns)
+
+    def features(self, table: Source) -> dict[str, NDArray[np.float64]]:
+        """Pooled features (N, D_m) of each modality."""
+        from polymodal.types import move
+
+        model = self._need_model()
+        model.eval()
+        device = next(model.parameters()).device
+        found: dict[str, list[NDArray[np.float64]]] = {m: [] for m in model.modalities}
+        with torch.no_grad():
+            for batch in self._loader(self._samples(table), self.config.train.batch_size):
+                batch = move(batch, device)
+                inputs = {m: batch.inputs[m] for m in model.modalities}
+                for m, one in model.encode(inputs, batch.present).items():
+                    found[m].append(one.pooled.double().cpu().numpy())
+        return {m: np.concatenate(rows) for m, rows in found.items()}
+
+    def evaluate(self, table: Source | None = None, split: str | None = None) -> dict[str, Any]:
+        """Metrics of the fused model and of each modality on a labelled table.
+
+        Args:
+            table: the table that the model was trained on by default.
+            split: "train", "valid" or "test" of that table; by default all rows of a new table, "test" of its own.
+        """
+        if table is None:
+            if self.config.table is None:
+                raise InputError("the run was trained on a frame; give the table to evaluate on")
+            table, split = self.config.table, split or "test"
+        samples = self._samples(table, labelled=True, split=split)
+        loader = self._loader(samples, self.config.train.batch_size)
+        found = evaluate(self._need_model(), self._own(loader), self._need_task())
+        return found.metrics | {"unimodal": found.unimodal_metrics, "samples": len(samples)}
+
+    def _predict(self, table: Source) -> Evaluation:
+        loader = self._loader(self._samples(table), self.config.train.batch_size)
+        return predict(self._need_model(), self._own(loader), self._need_task())
+
+    def _own(self, loader: Loader) -> Any:
+        from polymodal.recipes.base import Only
+
+        return Only(loader, self._need_model().modalities)
+
+    def _samples(self, source: Source, *, labelled: bool = False, split: str | None = None) -> Samples:
+        schema = self._need_schema()
+        table = read_table(source if isinstance(source, pd.DataFrame) else str(source))
+        rows = np.arange(len(table), dtype=np.int64)
+        if split is not None:
+            rows = self._rows_of(table, split)
+        samples = Samples(
+            table, rows, schema, self._inputs, cache=Cache(self.config.data.cache_bytes), labelled=labelled
+        )
+        samples.decode_all(workers=self.config.data.workers, on_error=self.config.data.on_error)
+        return samples
+
+    def _rows_of(self, table: Table, split: str) -> NDArray[np.int64]:
+        known = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "valid")
+        if split not in known:
+            raise InputError(f"split {split!r} is unknown; there are train, valid and test")
+        second = None if self.config.valid is None else read_table(self.config.valid)
+        found = split_rows(
+            table, self._need_schema(), valid=second, seed=self.config.seed, fractions=self.config.data.fractions
+        )
+        rows = found.rows[known[split]]
+        if not len(rows):
+            raise InputError(
+                f"{table.source}: its split has no {split} rows; name another with --split, or give a table"
+            )
+        return rows
+
+    def _decide(self, probabilities: NDArray[Any]) -> list[Any]:
+        decided = self._need_task().predict(probabilities)
+        classes = self._need_schema().classes
+        if decided.ndim == 2:
+            return [[name for name, on in zip(classes, row, strict=True) if on] for row in decided]
+        return [classes[int(i)] for i in decided] if classes else [float(value) for value in decided]
+
+    # Saving and loading -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write what `load` needs into a new folder."""
+        run = RunFolder(path)
+        save_weights(run.path / "model.safetensors", self._need_model().state_dict())
+        run.write_text("config.yaml", _yaml(self.config))
+        run.write_json("model.json", self._description())
+        inputs = {m: one.state() for m, one in self._inputs.items()}
+        run.write_json("data.json", {"schema": self._need_schema().to_dict(), "inputs": inputs})
+        run.write_json("metrics.json", self.metrics)
+
+    @classmethod
+    def load(cls, path: str | Path, *, trust: Sequence[str] = (), show: bool | None = None) -> Self:
+        """The predictor of a finished run.
+
+        Args:
+            path: the run's folder.
+            trust: modules outside polymodal that the run may import.
+
+        Raises:
+            InputError: no finished run there, a broken file, or a class from a module that is not trusted.
+        """
+        run = RunFolder(path, resume=True)
+        if not run.path.is_dir():
+            raise InputError(f"run {run.path}: no such folder")
+        described, data = run.read_json("model.json"), run.read_json("data.json")
+        values = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
+        values.pop("versions", None)
+        self = cls(config=load_config(values), out=None, show=show)
+        self._schema = Schema.from_dict(data["schema"])
+        self._inputs = {m: input_from_state(state) for m, state in data["inputs"].items()}
+        self._task = _task_from(described["task"])
+        self.metrics = run.read_json("metrics.json")
+        self._fusion = described["fusion"]
+        encoders = {m: self._make_encoder(m, trust) for m in described["modalities"]}
+        settings = dict(described["fusion"])
+        make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)
+        given = {
+            "dims": {m: width(encoder) for m, encoder in encoders.items()},
+            "outputs": self._task.outputs,
+            "kind": self._task.mixture,
+        }
+        heads = linear_heads(encoders, self._task.outputs) if described["heads"] else None
+        self.model_ = MultimodalModel(encoders, names.build(make, settings, given, "fusion"), heads)
+        weights = load_weights(run.path / "model.safetensors")
+        try:
+            self.model_.load_state_dict(weights)
+        except RuntimeError as error:
+            raise InputError(f"{run.path}/model.safetensors does not fit the model of model.json: {error}") from error
+        return self
+
+    def _description(self) -> dict[str, Any]:
+        model, task = self._need_model(), self._need_task()
+        return {
+            "modalities": list(model.modalities),
+            "fusion": self._fusion,
+            "heads": bool(model.heads),
+            "task": {"kind": self._need_schema().task, "outputs": task.outputs}
+            | ({"mean": task.mean, "std": task.std} if isinstance(task, Regression) else {}),
+        }
+
+    def _need_model(self) -> MultimodalModel:
+        if self.model_ is None:
+            raise InputError("the predictor is not trained yet; call fit first")
+        return self.model_
+
+    def _need_schema(self) -> Schema:
+        if self._schema is None:
+            raise InputError("the predictor is not trained yet; call fit first")
+        return self._schema
+
+    def _need_task(self) -> Task:
+        if self._task is None:
+            raise InputError("the predictor is not trained yet; call fit first")
+        return self._task
+
+
+def _task(schema: Schema, target: NDArray[np.float64]) -> Task:
+    if schema.task == "regression":
+        return Regression(mean=float(target.mean()), std=float(target.std()))
+    return Classification(len(schema.classes)) if schema.task == "classification" else MultiLabel(len(schema.classes))
+
+
+def _task_from(described: Mapping[str, Any]) -> Task:
+    if described["kind"] == "regression":
+        return Regression(mean=described["mean"], std=described["std"])
+    make = Classification if described["kind"] == "classification" else MultiLabel
+    return make(described["outputs"])
+
+
+def _probe_metrics(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two made-up samples, to learn which metrics a task has."""
+    probabilities = np.full((2, task.outputs), 1 / task.outputs)
+    target: NDArray[Any] = np.zeros((2, task.outputs)) if isinstance(task, MultiLabel) else np.zeros(2)
+    return probabilities, target
+
+
+def _history(run: RunFolder, stage: str) -> list[dict[str, Any]]:
+    return [{"stage": stage} | row for row in run.stage(stage).read_json("done.json")["rows"]]
+
+
+def _yaml(config: Config) -> str:
+    packages = ("polymodal", "torch", "timm", "accelerate", "numpy", "av", "soundfile")
+    versions = {name: version(name) for name in packages} | {
+        "python": platform.python_version(),
+        "system": sys.platform,
+    }
+    return yaml.safe_dump({**config.model_dump(mode="json"), "versions": versions}, sort_keys=False)

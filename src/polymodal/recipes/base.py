@@ -1,0 +1,194 @@
+"""What every recipe is given: a way to build models of the run's modalities and to train them stage by stage."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from polymodal import names
+from polymodal.balancers import Balancer
+from polymodal.config import Config
+from polymodal.distributed import rank
+from polymodal.encoders.base import linear_heads, width
+from polymodal.errors import InputError
+from polymodal.evaluate import Evaluation, evaluate
+from polymodal.fit import History, Sized, fit
+from polymodal.fusion import Fusion
+from polymodal.model import MultimodalModel
+from polymodal.run import RunFolder, load_weights, logger
+from polymodal.tasks import Task
+from polymodal.types import Batch
+
+__all__ = ["Only", "Result", "Setup"]
+
+
+class Only:
+    """A loader whose batches hold some of the modalities alone."""
+
+    def __init__(self, loader: Sized, modalities: Sequence[str]) -> None:
+        self.loader, self.modalities = loader, tuple(modalities)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self._pick, self.loader)
+
+    def skip(self, batches: int) -> None:
+        """Begin the next iteration after so many batches."""
+        self.loader.skip(batches)  # type: ignore[attr-defined]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order."""
+        self.loader.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def _pick(self, batch: Batch) -> Batch:
+        inputs = {m: batch.inputs[m] for m in self.modalities}
+        present = {m: batch.present[m] for m in self.modalities if m in batch.present} if batch.present else None
+        return batch._replace(inputs=inputs, present=present or None)
+
+
+@dataclass
+class Result:
+    """What a recipe ends with.
+
+    Attributes:
+        model: the trained model.
+        fusion: name and settings of its fusion, by which it is built again.
+        best_epoch: of each stage.
+        unimodal: separately trained uni-modal models, where the recipe has them.
+    """
+
+    model: MultimodalModel
+    fusion: dict[str, Any]
+    best_epoch: dict[str, int]
+    unimodal: dict[str, MultimodalModel] = field(default_factory=dict)
+
+
+@dataclass
+class Setup:
+    """One run's data, settings and building blocks.
+
+    Attributes:
+        modalities: names, in order.
+        task: what is trained for.
+        config: settings of the run.
+        train, valid: loaders of all modalities.
+        make_encoder: a fresh encoder of a modality.
+        make_balancer: a fresh balancer as configured.
+        run: the run's folder; stages get folders inside it.
+        show: force progress bars on or off.
+        seconds: of each stage, filled in as they end.
+    """
+
+    modalities: tuple[str, ...]
+    task: Task
+    config: Config
+    train: Sized
+    valid: Sized | None
+    make_encoder: Callable[[str], nn.Module]
+    make_balancer: Callable[[], Balancer]
+    run: RunFolder | None = None
+    show: bool | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def seed(self, stage: str) -> None:
+        """Seed the random choices of one stage from the run's seed and the stage's name."""
+        torch.manual_seed((self.config.seed << 32) + zlib.crc32(stage.encode()))
+
+    def fusion(self, dims: Mapping[str, int], part: Mapping[str, Any]) -> Fusion:
+        """The fusion of that name and settings over modalities of those widths."""
+        settings = dict(part)
+        make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",))
+        given = {"dims": dims, "outputs": self.task.outputs, "kind": self.task.mixture}
+        built = names.build(make, settings, given, "fusion")
+        if not isinstance(built, nn.Module):
+            raise InputError(f"fusion {make!r} is a {type(built).__name__}, not a torch module")
+        return built  # type: ignore[return-value]
+
+    def model(self, modalities: Sequence[str], fusion: Mapping[str, Any], *, heads: bool) -> MultimodalModel:
+        """A fresh model of some of the modalities."""
+        encoders = {m: self.make_encoder(m) for m in modalities}
+        built = self.fusion({m: width(encoder) for m, encoder in encoders.items()}, fusion)
+        wanted = heads or getattr(built, "needs_heads", False)
+        return MultimodalModel(encoders, built, linear_heads(encoders, self.task.outputs) if wanted else None)
+
+    def unimodal_model(self, modality: str) -> MultimodalModel:
+        """A fresh encoder of one modality with a linear head."""
+        return self.model([modality], {"name": "mixture"}, heads=True)
+
+    def loaders(self, modalities: Sequence[str]) -> tuple[Sized, Sized | None]:
+        """Train and validation loaders of some of the modalities."""
+        if tuple(modalities) == self.modalities:
+            return self.train, self.valid
+        return Only(self.train, modalities), None if self.valid is None else Only(self.valid, modalities)
+
+    def fit(
+        self, stage: str, build: Callable[[], MultimodalModel], balancer: Balancer | None = None
+    ) -> tuple[MultimodalModel, History]:
+        """Build and train one stage; a finished one is read from its folder instead.
+
+        Args:
+            stage: its name, unique in the run.
+            build: makes the untrained model, after the stage's seed is set.
+            balancer: joint training where None.
+        """
+        started = time.perf_counter()
+        self.seed(stage)
+        model = build()
+        run = None if self.run is None else self.run.stage(stage)
+        if run is not None and run.has("done.json"):
+            done = run.read_json("done.json")
+            model.load_state_dict(load_weights(run.path / "model.safetensors"))
+            self.seconds[stage] = done["seconds"]
+            logger.info("stage %s is finished already: read from %s", stage, run.path)
+            return model, History(done["rows"], done["best_epoch"], done["best"])
+        train, valid = self.loaders(model.modalities)
+        settings, optimizer = self.config.train, self.config.optimizer
+        balancer = balancer or Balancer()
+        groups = model.param_groups(optimizer.lr, balancer.scope or ("encoder", "head", "fusion"))
+        history = fit(
+            model,
+            train,
+            valid,
+            task=self.task,
+            epochs=settings.epochs,
+            balancer=balancer,
+            optimizer=_optimizer(groups, self.config),
+            schedule=settings.schedule,
+            clip=settings.clip,
+            precision=settings.precision,
+            accumulate=settings.accumulate,
+            select=settings.select,
+            metric=settings.metric,
+            device=settings.device,
+            checkpoint_every=settings.checkpoint_every,
+            trackers=settings.trackers,
+            run=run,
+            show=self.show,
+        )
+        self.seconds[stage] = time.perf_counter() - started
+        if run is not None and rank() == 0:
+            run.write_json("done.json", history._asdict() | {"seconds": self.seconds[stage]})
+            run.drop_checkpoint()
+        return model, history
+
+    def evaluate(self, model: MultimodalModel) -> Evaluation:
+        """Figures of a model on the validation split."""
+        if self.valid is None:
+            raise InputError("there is no validation split to compare models on")
+        return evaluate(model, self.loaders(model.modalities)[1] or self.valid, self.task)
+
+
+def _optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
+    it = config.optimizer
+    if it.name == "sgd":
+        return torch.optim.SGD(groups, lr=it.lr, momentum=it.momentum, weight_decay=it.weight_decay)
+    kind = torch.optim.AdamW if it.name == "adamw" else torch.optim.Adam
+    return kind(groups, lr=it.lr, betas=it.betas, weight_decay=it.weight_decay)
