@@ -20,7 +20,10 @@ from polymodal.types import Batch, Step
 
 WIDTH = 4
 # What the constructors need beyond their defaults, which suit large models of images; others join by themselves.
-BALANCER_ARGUMENTS: dict[str, dict[str, Any]] = {"OGM": {"param_filter": "weights"}, "OGM_GE": {"param_filter": "weights"}}
+BALANCER_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "OGM": {"param_filter": "weights"},
+    "OGM_GE": {"param_filter": "weights"},
+}
 FUSION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "Conformer": {"width": 8, "depth": 1, "heads": 2, "kernel": 3}, "Transformer": {"width": 8, "depth": 1, "heads": 2},
     "Gated": {"hidden": 8}, "MLP": {"hidden": 8}, "TFN": {"hidden": 8},
@@ -72,6 +75,7 @@ def make_balancer(name: str, model: MultimodalModel, **options: Any) -> Balancer
 
 def make_fusion(name: str, count: int, task: Task) -> Fusion:
     """The fusion of that name in `polymodal.fusion`, for the models made here."""
+    torch.manual_seed(0)
     arguments = FUSION_ARGUMENTS.get(name, {}) | ({"kind": task.mixture} if name == "Mixture" else {})
     fusion: Fusion = FUSIONS[name](dict.fromkeys(names(count), WIDTH), task.outputs, **arguments)
     return fusion

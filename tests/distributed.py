@@ -29,9 +29,7 @@ def in_two_processes(work: Callable[..., Any], *args: Any) -> list[Any]:
     # The server imports torch once; each process is then a quick copy of it.
     set_forkserver_preload(["torch"])
     with TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(
-            _enter, (work, args, folder), nprocs=WORLD, start_method="forkserver"
-        )
+        torch.multiprocessing.start_processes(_enter, (work, args, folder), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
 
 

@@ -34,6 +34,7 @@ def makes_no_sense(balancer, fusion, kind):
 def run(balancer, model, batch, task, rate=0.1):
     """One optimiser step; loss, coefficients and gradients are finite."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
+    optimizer.zero_grad()
     step = make_step(model, batch, task)
     loss = balancer.backward(step)
     values = {"loss": loss} | balancer.modulate(step) | grads(model)
@@ -68,7 +69,7 @@ def test_combination(balancer, fusion, count, kind):
     frozen = {name for name, p in model.encoders["m0"].net[0].named_parameters(prefix="encoders.m0.net.0")}
     model.encoders["m0"].net[0].requires_grad_(False)
     values, after = run(method, model, batch, task), weights(model)
-    for name in start:
+    for name, _ in model.named_parameters():
         moved = name in values and bool((values[name] != 0).any())
         assert torch.equal(start[name], after[name]) != moved, name
         assert not (name in frozen and moved), name

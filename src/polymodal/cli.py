@@ -49,6 +49,7 @@ def fit(
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
+    time_limit: float | None = None,
     trust: Many = [],  # noqa: B006
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -103,6 +104,8 @@ def fit(
         Folder of a run that was stopped: go on with it, with its own settings.
     config:
         YAML file of settings; options and overrides are laid over it.
+    time_limit:
+        Seconds for all training.
     trust:
         With --resume: module outside polymodal that the run's settings may name.
     dry_run:
@@ -159,9 +162,9 @@ def fit(
         _print_plan(Predictor(config=settings).plan(settings.table, settings.valid))
         return
     out = out or _new_folder(Path(settings.table))
-    predictor = Predictor(config=settings, out=out)
+    predictor = Predictor(config=settings, out=out, trust=trust if resume is not None else None)
     try:
-        predictor.fit(settings.table, settings.valid, resume=resume is not None)
+        predictor.fit(settings.table, settings.valid, time_limit=time_limit, resume=resume is not None)
     except KeyboardInterrupt:
         _say(f"stopped; what was done is in {out}, go on with: polymodal fit --resume {out}")
         raise

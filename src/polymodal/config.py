@@ -61,7 +61,7 @@ class DataConfig(_Strict):
 class OptimizerConfig(_Strict):
     """The optimiser of every stage."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="adamw decays weights apart from the gradient")
     lr: float = Field(2e-3, gt=0, description="learning rate at the start")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled for adamw, coupled otherwise")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
@@ -71,13 +71,13 @@ class OptimizerConfig(_Strict):
 class TrainConfig(_Strict):
     """The training loop."""
 
-    epochs: int = Field(25, ge=1)
+    epochs: int = Field(25, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="samples a process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, stepped each optimiser step")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision")
-    device: str | None = Field(None, description="'cpu' keeps off accelerators")
+    device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="the fastest there is when empty")
     select: Literal["best", "last"] = Field("best", description="epoch whose weights are kept")
     metric: str | None = Field(None, description="what the best epoch is chosen by; the task's own when empty")
     checkpoint_every: int | None = Field(
@@ -113,8 +113,9 @@ def load_config(values: Mapping[str, Any], overrides: Iterable[str] = ()) -> Con
         {'alpha': 2}
     """
     merged = _copied(values)
-    for text in overrides:
-        keys, value = parse_override(text)
+    parsed = [(text, *parse_override(text)) for text in overrides]
+    # "balancer=mlb" after "balancer.alpha=2" must not undo it.
+    for text, keys, value in sorted(parsed, key=lambda one: len(one[1])):
         node = merged
         for key in keys[:-1]:
             below = node.get(key)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["all_sum", "average", "gather_objects", "gather_rows", "rank", "start", "unwrap", "wait", "world_size"]
+__all__ = [
+    "all_sum", "average", "gather_objects", "gather_rows", "rank", "spread", "start", "unwrap", "wait", "world_size",
+]  # fmt: skip
 
 
 def world_size() -> int:
@@ -57,6 +59,14 @@ def average(tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
         dist.all_reduce(tensor)
         tensor.div_(world_size())
+
+
+def spread(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by that of process 0, in place."""
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        dist.broadcast(tensor, 0)
 
 
 def gather_rows(local: Tensor) -> Tensor:

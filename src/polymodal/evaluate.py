@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polymodal.distributed import gather_objects, unwrap
+from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
 from polymodal.tasks import Task
-from polymodal.types import Batch, move
+from polymodal.types import Batch, Output, move
 
 __all__ = ["Evaluation", "evaluate", "predict", "unimodal_source"]
 
@@ -44,7 +45,11 @@ def unimodal_source(model: MultimodalModel) -> str | None:
 
 @torch.no_grad()
 def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
-    """Predictions without metrics: for samples that have no target."""
+    """Predictions without metrics: for samples that have no target.
+
+    Raises:
+        InputError: a prediction is not finite; which modality's features are not, too.
+    """
     inner = cast(MultimodalModel, unwrap(model))
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
     source = unimodal_source(inner)
@@ -59,6 +64,8 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
             fused.append(_numpy(task.probabilities(_wide(output.logits))))
+            if not np.isfinite(fused[-1]).all():
+                raise InputError(_explain(fused[-1], output, batch.ids))
             targets.append(batch.target.cpu().numpy())
             ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
             shares: dict[str, Tensor] = (
@@ -94,6 +101,14 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluatio
         if there.any():
             single[m] = task.metrics(rows[there], found.target[there])
     return found._replace(metrics=task.metrics(found.probabilities, found.target), unimodal_metrics=single)
+
+
+def _explain(rows: Array, output: Output, ids: Sequence[str] | None) -> str:
+    bad = np.flatnonzero(~np.isfinite(rows).all(-1))
+    wild = [m for m, f in output.features.items() if not bool(torch.isfinite(f.pooled).all())]
+    sample = f", first of sample {ids[bad[0]]!r}" if ids is not None else ""
+    where = f"; the features of {wild} are not finite" if wild else ""
+    return f"the predictions of {len(bad)} of {len(rows)} samples are not finite{sample}{where}"
 
 
 def _gathered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from polymodal.balancers import Balancer
-from polymodal.distributed import gather_objects, rank, world_size
+from polymodal.distributed import gather_objects, rank, spread, world_size
 from polymodal.errors import InputError
 from polymodal.evaluate import evaluate
 from polymodal.model import MultimodalModel, forward, totals
@@ -76,6 +77,7 @@ def fit(
     device: str | None = None,
     checkpoint_every: int | None = None,
     trackers: Sequence[str] = (),
+    seconds: float | None = None,
     run: RunFolder | None = None,
     show: bool | None = None,
 ) -> History:
@@ -100,6 +102,7 @@ def fit(
         device: "cpu" keeps off accelerators; otherwise accelerate chooses.
         checkpoint_every: also write a resume point every so many optimiser steps, not only after each epoch.
         trackers: names of accelerate's trackers, e.g. "tensorboard".
+        seconds: training ends after the epoch in which this time is over.
         run: folder for weights, history and resume points; an earlier attempt found there is gone on with.
         show: force the progress bar on or off; by default it shows on a terminal.
 
@@ -110,6 +113,7 @@ def fit(
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    began = time.perf_counter()
     if epochs < 1 or accumulate < 1:
         raise InputError(f"epochs={epochs}, accumulate={accumulate}; both must be 1 or more")
     if select not in ("best", "last"):
@@ -120,6 +124,7 @@ def fit(
         raise InputError("the model has no trainable parameter; unfreeze an encoder or add a head")
     if len(train) == 0:
         raise InputError("the training split gives no batch; it needs one sample at least")
+    _check_trackers(trackers)
     AcceleratorState._reset_state()  # an earlier fit of this process may have used another precision
     folder = None if run is None else str(run.path)
     accelerator = Accelerator(
@@ -128,6 +133,8 @@ def fit(
         log_with=list(trackers) or None,
         project_dir=folder,
     )
+    if device is not None and accelerator.device.type != device:
+        raise InputError(f"device {device!r} is not there, accelerate found {accelerator.device.type!r}; leave it out")
     if trackers:
         accelerator.init_trackers("polymodal")
     balancer = balancer or Balancer()
@@ -153,11 +160,11 @@ def fit(
         "training", windows * epochs, done=loop.epoch * windows + loop.done, show=show and rank() == 0
     ) as bar:
         while loop.epoch < epochs:
+            loop.restore_random()  # before anything that may draw from it
             if loop.done == 0:
                 balancer.start_epoch(cast(Any, model), train)
             batches = _from(train, loop.epoch, loop.done * accumulate)
             train_mode(model)
-            loop.restore_random()
             for window in _windows(batches, accumulate):
                 window = [move(batch, accelerator.device, non_blocking=True) for batch in window]
                 sums = totals(window, task, model.modalities)
@@ -183,6 +190,9 @@ def fit(
             row = loop.finish_epoch(valid)
             bar.note(_note(row))
             logger.info("epoch %d of %d: %s", loop.epoch, epochs, _note(row))
+            if seconds is not None and _anyone(time.perf_counter() - began > seconds):
+                logger.warning("the time limit is reached: training stops after epoch %d of %d", loop.epoch, epochs)
+                break
             accelerator.log({k: v for k, v in row["valid"].items()} | {"train_loss": row["train_loss"]}, loop.epoch)
     if trackers:
         accelerator.end_training()
@@ -248,21 +258,32 @@ class _Loop:
             wild = [m for m, f in step.output.features.items() if not bool(torch.isfinite(f.pooled).all())]
         bad = [name for name, term in terms.items() if not math.isfinite(term)]
         where = f"; the features of {wild} are not finite" if wild else ""
-        kept = "nothing was saved" if self.run is None else f"the weights of the last good epoch are in {self.run.path}"
-        if self.run is None or self.best_state is None:
-            kept = "no epoch was finished before"
-        if self.best_state is not None:
-            self.model.load_state_dict(self.best_state)
         return (
             f"the loss became {value} in step {self.done + 1} of epoch {self.epoch + 1}: not finite is the loss of {bad}"
-            f"{where}; {kept}. Lower the learning rate, clip the gradient (train.clip=1) or check that modality's input"
+            f"{where}; {self._go_back()}"
         )
+
+    def _go_back(self) -> str:
+        """Load the last good weights, and say so."""
+        kept = "no epoch was finished before"
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+            place = "the model" if self.run is None else str(self.run.path / "model.safetensors")
+            kept = f"the weights of epoch {self.best_epoch}, the last good ones, are in {place}"
+        return f"{kept}. Lower the learning rate, clip the gradient (train.clip=1) or check that modality's input"
 
     # Epochs -----------------------------------------------------------------------------------------------------------
 
     def finish_epoch(self, valid: Iterable[Batch] | None) -> dict[str, Any]:
         """Evaluate, select, record, write."""
-        found = None if valid is None else evaluate(self.model, valid, self.task)
+        spread(self.model.buffers())  # each process has seen other batches since the last forward pass
+        wild = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
+        if wild:
+            raise InputError(f"after epoch {self.epoch + 1} the weights {wild[:3]} are not finite; {self._go_back()}")
+        try:
+            found = None if valid is None else evaluate(self.model, valid, self.task)
+        except InputError as error:
+            raise InputError(f"after epoch {self.epoch + 1} {error}; {self._go_back()}") from error
         single = {} if found is None else {m: one for m, one in found.unimodal_metrics.items()}
         name = self.task.default_metric
         self.balancer.end_epoch({m: one[name] for m, one in single.items()})
@@ -367,6 +388,11 @@ class _Loop:
             self.random = None
 
 
+def _anyone(mine: bool) -> bool:
+    """Whether it holds on any process, so that all decide alike."""
+    return any(gather_objects(mine))
+
+
 def train_mode(model: nn.Module) -> None:
     """`model.train()`, but BatchNorm whose parameters are frozen keeps its statistics too."""
     model.train()
@@ -375,6 +401,19 @@ def train_mode(model: nn.Module) -> None:
             own = list(module.parameters(recurse=False))
             if own and not any(p.requires_grad for p in own):
                 module.eval()
+
+
+def _check_trackers(trackers: Sequence[str]) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    there = sorted(str(one.value) for one in get_available_trackers())
+    for name in trackers:
+        if name not in there:
+            known = "is not installed" if name in LOGGER_TYPE_TO_CLASS else "is unknown"
+            raise InputError(
+                f"tracker {name!r} {known}; there are {there or 'none'} "
+                "(pip install 'polymodal[track]' brings tensorboard and wandb)"
+            )
 
 
 def _check_heads(model: MultimodalModel, balancer: Balancer) -> None:

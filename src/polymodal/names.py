@@ -13,7 +13,14 @@ from typing import Any
 
 from polymodal.errors import InputError
 
-__all__ = ["build", "dotted", "entries", "nearest", "resolve", "typed_name"]
+__all__ = ["bind", "build", "dotted", "entries", "nearest", "resolve", "typed_name"]
+
+NOT_METHODS = {
+    "balancers": {"Balancer"},
+    "fusion": {"Fusion"},
+    "encoders": {"Encoder", "LayeredEncoder", "State", "linear_heads"},
+}
+"""Entries of a package that are no method to name."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -45,7 +52,7 @@ def entries(package: str, *, bases: Collection[str] = ()) -> dict[str, Any]:
     found = {}
     for entry in module.__all__:
         value = getattr(module, entry)
-        if entry not in bases and (inspect.isclass(value) or inspect.isfunction(value)):
+        if entry not in NOT_METHODS.get(package, ()) and entry not in bases and (inspect.isclass(value) or inspect.isfunction(value)):
             found[typed_name(entry)] = value
     return found
 
@@ -98,8 +105,10 @@ def dotted(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
-def build(make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping[str, Any], place: str) -> Any:
-    """`make(**given, **arguments)`, with arguments that it lacks told by name.
+def bind(
+    make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping[str, Any], place: str
+) -> dict[str, Any]:
+    """The keyword arguments of `make(**given, **arguments)`, with arguments that it lacks told by name.
 
     Args:
         make: class or function.
@@ -108,7 +117,7 @@ def build(make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping
         place: the configuration key, for the error.
 
     Raises:
-        InputError: an unknown argument (with the nearest valid one), a missing one, or a value of the wrong type.
+        InputError: an unknown argument (with the nearest valid one), or one that the library sets.
     """
     signature = inspect.signature(make)
     takes = [p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
@@ -126,10 +135,21 @@ def build(make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping
         if name not in takes and not anything:
             own = [t for t in takes if t not in given]
             raise InputError(f"{place}.{name}: {make.__name__} has no such setting{nearest(name, own)}; it has {own}")
-    added = {name: value for name, value in given.items() if name in takes or anything}
+    return {name: value for name, value in given.items() if name in takes or anything} | dict(arguments)
+
+
+def build(make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping[str, Any], place: str) -> Any:
+    """What a constructor makes of `bind`'s arguments.
+
+    Raises:
+        InputError: as `bind`; also a missing argument, or a value that the constructor refuses.
+    """
+    bound = bind(make, arguments, given, place)
     try:
-        return make(**added, **arguments)
-    except TypeError as error:
+        return make(**bound)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{place}: {make.__name__}({_shown(arguments)}): {error}") from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +54,7 @@ class Predictor:
         out: folder of the run; nothing is written where None.
         config: a whole configuration, instead of the settings.
         overrides: "key.sub=value" texts laid over the settings.
+        trust: modules outside polymodal that the settings may name; None, where you typed them, is any.
         show: force progress bars on or off; by default they show on a terminal.
         **settings: short names of common settings (`epochs`, `batch_size`, `modalities`, `metric`, `device`, ...) and
             top-level keys (`recipe`, `balancer`, `fusion`, `encoders`, `seed`); see docs/architecture.md.
@@ -73,6 +76,7 @@ class Predictor:
         out: str | Path | None = None,
         config: Config | None = None,
         overrides: Sequence[str] = (),
+        trust: Sequence[str] | None = None,
         show: bool | None = None,
         **settings: Any,
     ) -> None:
@@ -83,7 +87,9 @@ class Predictor:
         elif settings or overrides or label is not None:
             raise InputError("give either a config, or a label and settings")
         self.config, self.out, self.show = config, None if out is None else Path(out), show
+        self.trust = trust
         self.model_: MultimodalModel | None = None
+        self._leaderboard: list[dict[str, Any]] = []
         self.metrics: dict[str, Any] = {}
         self.notes: list[str] = []
         self._schema: Schema | None = None
@@ -97,7 +103,8 @@ class Predictor:
         parts = self._assemble(table, valid)
         setup = self._setup(parts, None)
         balancer = setup.make_balancer()
-        recipe = names.resolve("recipes", self.config.recipe.name)
+        recipe = self._recipe()
+        names.bind(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
         setup.seed("plan")
         model = setup.model(setup.modalities, self.config.fusion.model_dump(), heads=balancer.needs_heads)
         balancer.check(cast(Any, model), setup.task)
@@ -122,12 +129,21 @@ class Predictor:
             "notes": parts.notes,
         }
 
-    def fit(self, table: Source, valid: Source | None = None, *, resume: bool = False) -> Self:
+    def fit(
+        self,
+        table: Source,
+        valid: Source | None = None,
+        *,
+        time_limit: float | None = None,
+        resume: bool = False,
+    ) -> Self:
         """Train by the configured recipe, evaluate on every split, write the run's folder.
 
         Args:
             table: path of a CSV, TSV, JSON-lines or Parquet file, or a pandas frame.
             valid: a second table that is the validation split.
+            time_limit: seconds for all training; a stage that runs out of time ends after the epoch it is in, and
+                later stages train one epoch each.
             resume: go on with what is in `out`.
 
         Raises:
@@ -137,31 +153,51 @@ class Predictor:
         start(self.config.train.device)
         run = None if self.out is None else RunFolder(self.out, resume=resume or rank() > 0)
         wait()
-        recipe = names.resolve("recipes", self.config.recipe.name)
+        recipe = self._recipe()
         parts = self._assemble(table, valid)
         setup = self._setup(parts, run)
+        setup.deadline = None if time_limit is None else began + time_limit
+        arguments = names.bind(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
         setup.seed("check")
         if run is None:
-            result = names.build(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
-            self._finish(result, parts, setup, None, began)
+            self._finish(recipe(**arguments), parts, setup, None, began)
             return self
         first = setup.model(setup.modalities, self.config.fusion.model_dump(), heads=setup.make_balancer().needs_heads)
         setup.make_balancer().check(cast(Any, first), setup.task)
         del first
-        with run.logging():
-            if rank() == 0:
-                run.write_text("config.yaml", _yaml(self.config))
-            for note in parts.notes:
-                logger.info("%s", note, extra={"note": rank() == 0})
-            result = names.build(recipe, self.config.recipe.arguments, {"setup": setup}, "recipe")
-            self._finish(result, parts, setup, run, began)
+        if rank() == 0:
+            run.sweep()
+            self._write_settings(run, parts, resume)
+        try:
+            with run.logging():
+                for note in parts.notes:
+                    logger.info("%s", note, extra={"note": rank() == 0})
+                self._finish(recipe(**arguments), parts, setup, run, began)
+        except InputError:
+            if rank() == 0 and not resume:
+                run.withdraw()
+            raise
         return self
+
+    def _write_settings(self, run: RunFolder, parts: Parts, resume: bool) -> None:
+        data = {"schema": parts.schema.to_dict(), "inputs": {m: one.state() for m, one in parts.inputs.items()}}
+        data["samples"] = {part: [len(one), _checksum(one)] for part, one in parts.samples.items()}
+        if resume and run.has("data.json") and json.loads(json.dumps(data)) != run.read_json("data.json"):
+            raise InputError(
+                f"the table {self.config.table} or its files have changed since the run in {run.path} was started, so that "
+                "it cannot be gone on with; train anew with another --out"
+            )
+        run.write_text("config.yaml", _yaml(self.config))
+        run.write_json("data.json", data)
+
+    def _recipe(self) -> Any:
+        return names.resolve("recipes", self.config.recipe.name, trust=self.trust)
 
     def _assemble(self, table: Source, valid: Source | None) -> Parts:
         if not isinstance(table, pd.DataFrame):
-            self.config.table = str(table)
+            self.config.table = str(Path(table).resolve())
         if valid is not None and not isinstance(valid, pd.DataFrame):
-            self.config.valid = str(valid)
+            self.config.valid = str(Path(valid).resolve())
         one = table if isinstance(table, pd.DataFrame) else str(table)
         two = valid if valid is None or isinstance(valid, pd.DataFrame) else str(valid)
         parts = assemble(self.config, one, two, show=self.show and rank() == 0 if self.show is not None else None)
@@ -184,7 +220,7 @@ class Predictor:
                     f"there are {', '.join(parts.schema.modalities)}"
                 )
         balancer = self.config.balancer
-        make = names.resolve("balancers", balancer.name, bases=("Balancer",))
+        make = names.resolve("balancers", balancer.name, bases=("Balancer",), trust=self.trust)
 
         def make_balancer() -> Balancer:
             built = names.build(make, balancer.arguments, {"seed": self.config.seed}, "balancer")
@@ -193,7 +229,7 @@ class Predictor:
             return built
 
         make_balancer()
-        names.resolve("fusion", self.config.fusion.name, bases=("Fusion",))
+        names.resolve("fusion", self.config.fusion.name, bases=("Fusion",), trust=self.trust)
         batch = self.config.train.batch_size
         samples = parts.samples
         return Setup(
@@ -206,6 +242,7 @@ class Predictor:
             make_balancer=make_balancer,
             run=run,
             show=self.show,
+            trust=self.trust,
         )
 
     def _loader(self, samples: Samples, batch: int, *, shuffle: bool = False) -> Loader:
@@ -215,10 +252,10 @@ class Predictor:
             samples, size, shuffle=shuffle, seed=self.config.seed, rank=rank(), world=world_size(), workers=workers
         )
 
-    def _make_encoder(self, modality: str, trust: Sequence[str] | None = None) -> nn.Module:
+    def _make_encoder(self, modality: str) -> nn.Module:
         one = self._need_schema().modalities[modality]
         part = self.config.encoders.get(modality) or Part(name=DEFAULTS[one.kind])
-        make = names.resolve("encoders", part.name, bases=("Encoder", "LayeredEncoder", "State"), trust=trust)
+        make = names.resolve("encoders", part.name, bases=("Encoder", "LayeredEncoder", "State"), trust=self.trust)
         kinds = getattr(make, "kinds", None)
         if kinds and one.kind not in kinds:
             raise InputError(
@@ -254,15 +291,14 @@ class Predictor:
         self.metrics = {**found, "unimodal": {**single, "from": source}, "best_epoch": best}
         if len(result.best_epoch) > 1:
             self.metrics["best_epochs"] = result.best_epoch
-        self._fusion = result.fusion
+        if result.chosen is not None:
+            self.metrics["chosen"] = result.chosen
+        self._fusion, self._leaderboard = result.fusion, setup.leaderboard
         if run is None or rank():
             wait()
             return
         save_weights(run.path / "model.safetensors", result.model.state_dict())
         run.write_json("model.json", self._description())
-        run.write_json(
-            "data.json", {"schema": parts.schema.to_dict(), "inputs": {m: i.state() for m, i in parts.inputs.items()}}
-        )
         history = [r for stage in result.best_epoch for r in _history(run, stage)]
         run.write_history(history)
         run.write_json(
@@ -279,6 +315,10 @@ class Predictor:
         )
         run.write_json("metrics.json", self.metrics)
         wait()
+
+    def leaderboard(self) -> pd.DataFrame:
+        """What a recipe that compares candidates (`auto`) tried: one row a trial; empty for other recipes."""
+        return pd.DataFrame(self._leaderboard)
 
     def _write_predictions(self, run: RunFolder, part: str, found: Evaluation) -> None:
         """predictions/<part>.csv: id, target, prediction, prob_<class>..., and each modality's own prediction."""
@@ -364,18 +404,20 @@ class Predictor:
         table = read_table(source if isinstance(source, pd.DataFrame) else str(source))
         rows = np.arange(len(table), dtype=np.int64)
         if split is not None:
-            rows = self._rows_of(table, split)
+            table, rows = self._part_of(table, split)
         samples = Samples(
             table, rows, schema, self._inputs, cache=Cache(self.config.data.cache_bytes), labelled=labelled
         )
         samples.decode_all(workers=self.config.data.workers, on_error=self.config.data.on_error)
         return samples
 
-    def _rows_of(self, table: Table, split: str) -> NDArray[np.int64]:
+    def _part_of(self, table: Table, split: str) -> tuple[Table, NDArray[np.int64]]:
+        """The table that holds a part, and its rows: the second table where validation came from one."""
         known = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "valid")
         if split not in known:
             raise InputError(f"split {split!r} is unknown; there are train, valid and test")
-        second = None if self.config.valid is None else read_table(self.config.valid)
+        own = self.config.table is not None and Path(table.source).resolve() == Path(self.config.table).resolve()
+        second = read_table(self.config.valid) if own and self.config.valid is not None else None
         found = split_rows(
             table, self._need_schema(), valid=second, seed=self.config.seed, fractions=self.config.data.fractions
         )
@@ -384,7 +426,7 @@ class Predictor:
             raise InputError(
                 f"{table.source}: its split has no {split} rows; name another with --split, or give a table"
             )
-        return rows
+        return (second if second is not None and known[split] == "valid" else table), rows
 
     def _decide(self, probabilities: NDArray[Any]) -> list[Any]:
         decided = self._need_task().predict(probabilities)
@@ -422,13 +464,15 @@ class Predictor:
         described, data = run.read_json("model.json"), run.read_json("data.json")
         values = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
         values.pop("versions", None)
-        self = cls(config=load_config(values), out=None, show=show)
+        self = cls(config=load_config(values), trust=trust, show=show)
         self._schema = Schema.from_dict(data["schema"])
         self._inputs = {m: input_from_state(state) for m, state in data["inputs"].items()}
         self._task = _task_from(described["task"])
         self.metrics = run.read_json("metrics.json")
         self._fusion = described["fusion"]
-        encoders = {m: self._make_encoder(m, trust) for m in described["modalities"]}
+        if run.has("leaderboard.csv"):
+            self._leaderboard = pd.read_csv(run.path / "leaderboard.csv").to_dict("records")  # type: ignore[assignment]
+        encoders = {m: self._make_encoder(m) for m in described["modalities"]}
         settings = dict(described["fusion"])
         make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)
         given = {
@@ -489,6 +533,11 @@ def _probe_metrics(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
     probabilities = np.full((2, task.outputs), 1 / task.outputs)
     target: NDArray[Any] = np.zeros((2, task.outputs)) if isinstance(task, MultiLabel) else np.zeros(2)
     return probabilities, target
+
+
+def _checksum(samples: Samples) -> int:
+    """Of the names and targets, to tell whether a table is still the same."""
+    return zlib.crc32(samples.target.numpy().tobytes(), zlib.crc32("\n".join(samples.ids).encode()))
 
 
 def _history(run: RunFolder, stage: str) -> list[dict[str, Any]]:

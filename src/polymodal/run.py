@@ -73,11 +73,26 @@ class RunFolder:
 
     def __init__(self, path: str | Path, *, resume: bool = False) -> None:
         self.path = Path(path)
-        if not resume and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"run folder {self.path} is a file; name another with --out")
+        if not resume and self.path.exists() and any(self.path.iterdir()):
             raise InputError(
                 f"run folder {self.path} exists and is not empty; name another with --out, or go on with --resume {self.path}"
             )
         self.resume = resume
+
+    def sweep(self) -> None:
+        """Remove what a killed attempt had half written."""
+        for half in self.path.rglob(".*.tmp"):
+            half.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Remove the folder of a run that failed before its first stage had anything to keep."""
+        if not (self.path / "stages").exists():
+            for name in ("config.yaml", "data.json", "log.txt"):
+                (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody's own files lie there
+                self.path.rmdir()
 
     def stage(self, name: str) -> RunFolder:
         """The folder of one stage of a recipe."""

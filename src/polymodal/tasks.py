@@ -68,6 +68,20 @@ class Task:
         """Figures of merit by name over a whole split, from probabilities (N, C)."""
         raise NotImplementedError
 
+    def figures(self, metric: str, probabilities: Array, target: Array) -> list[NDArray[np.float64]]:
+        """What each sample adds to the error and to the loss, two arrays (N,) of which smaller is better.
+
+        `metric` chooses the first where it is a mean over samples; otherwise (F1, ECE) the share of wrong decisions stands
+        for it.
+        """
+        decided = self.predict(probabilities)
+        wrong = (decided != target).astype(np.float64)
+        return [wrong if wrong.ndim == 1 else wrong.mean(-1), self.sample_losses(probabilities, target)]
+
+    def sample_losses(self, probabilities: Array, target: Array) -> NDArray[np.float64]:
+        """The unweighted loss of each sample (N,), from probabilities (N, C)."""
+        raise NotImplementedError
+
 
 class Classification(Task):
     """One class a sample: target (B,) class index, loss the cross-entropy, score the probability of the true class.
@@ -111,14 +125,17 @@ class Classification(Task):
     def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
         prediction = self.predict(probabilities)
         confidence = probabilities.max(-1).clip(0, 1)
-        true = np.take_along_axis(probabilities, target[:, None].astype(np.int64), -1)
         return {
             "accuracy": metrics.accuracy(prediction, target),
             "f1_macro": metrics.f1(prediction, target, "macro"),
             "f1_weighted": metrics.f1(prediction, target, "weighted"),
             "ece": metrics.ece(confidence, prediction == target),
-            "loss": float(-np.log(true.clip(1e-12)).mean()),
+            "loss": float(self.sample_losses(probabilities, target).mean()),
         }
+
+    def sample_losses(self, probabilities: Array, target: Array) -> NDArray[np.float64]:
+        true = np.take_along_axis(probabilities, target[:, None].astype(np.int64), -1)[:, 0]
+        return np.asarray(-np.log(true.clip(1e-12)), np.float64)
 
 
 class MultiLabel(Task):
@@ -161,14 +178,17 @@ class MultiLabel(Task):
 
     def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
         prediction = self.predict(probabilities)
-        given = np.where(target > 0.5, probabilities, 1 - probabilities)
         return {
             "f1_micro": metrics.f1(prediction, target, "micro"),
             "f1_macro": metrics.f1(prediction, target, "macro"),
             "f1_weighted": metrics.f1(prediction, target, "weighted"),
             "accuracy": float((prediction == target).all(-1).mean()),
-            "loss": float(-np.log(given.clip(1e-12)).mean()),
+            "loss": float(self.sample_losses(probabilities, target).mean()),
         }
+
+    def sample_losses(self, probabilities: Array, target: Array) -> NDArray[np.float64]:
+        given = np.where(target > 0.5, probabilities, 1 - probabilities)
+        return np.asarray(-np.log(given.clip(1e-12)).mean(-1), np.float64)
 
 
 class Regression(Task):
@@ -211,10 +231,16 @@ class Regression(Task):
 
     def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
         value = self.predict(probabilities)
-        squared = metrics.mse(value, target)
-        absolute = metrics.mae(value, target)
-        loss = squared / self.std**2 if self.loss == "mse" else absolute / self.std
-        return {"mae": absolute, "mse": squared, "loss": loss}
+        loss = float(self.sample_losses(probabilities, target).mean())
+        return {"mae": metrics.mae(value, target), "mse": metrics.mse(value, target), "loss": loss}
+
+    def figures(self, metric: str, probabilities: Array, target: Array) -> list[NDArray[np.float64]]:
+        error = np.abs(self.predict(probabilities) - target).astype(np.float64)
+        return [error**2 if metric == "mse" else error, self.sample_losses(probabilities, target)]
+
+    def sample_losses(self, probabilities: Array, target: Array) -> NDArray[np.float64]:
+        error = np.abs(self.predict(probabilities) - target) / self.std
+        return np.asarray(error**2 if self.loss == "mse" else error, np.float64)
 
 
 def _count_dtype(like: Tensor) -> torch.dtype:

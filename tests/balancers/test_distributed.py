@@ -8,10 +8,13 @@ from tests.builders import BALANCERS, TASKS, difference, make_balancer, make_bat
 from tests.distributed import in_two_processes, replica, share
 
 TASK = TASKS["classification"]
+HAVE_COEFFICIENTS = {"AGM", "MLB", "MSLR", "OGM", "OGM_GE", "PMR"}
 STEPS, STEPS_AN_EPOCH = 20, 5
 # The first process alone lacks modality m1 in the second half of the steps; in one step both do.
 PRESENT = torch.tensor([False] * 4 + [True, False, True, True])
-CASES = {f"{name}{'/missing' if missing else ''}": (name, {}, missing) for name in BALANCERS for missing in (False, True)}
+CASES = {
+    f"{name}{'/missing' if missing else ''}": (name, {}, missing) for name in BALANCERS for missing in (False, True)
+}
 CASES["MLB/update"] = ("MLB", {"apply_to": "update"}, False)
 CASES["MLB/update/missing"] = ("MLB", {"apply_to": "update"}, True)
 
@@ -28,7 +31,7 @@ def train(name, options, missing):
     model = make_model(heads=BALANCERS[name].needs_heads)
     balancer = make_balancer(name, model, **options)
     wrapped = unwrap(replica(model)) if balancer.reduces_gradients else replica(model)
-    optimizer = torch.optim.SGD(model.param_groups(0.05), momentum=0.9)
+    optimizer = torch.optim.SGD(model.param_groups(0.02), momentum=0.9)
     balancer.attach(optimizer)
     balancer.check(model, TASK)
     seen = {}
@@ -64,16 +67,15 @@ def test_two_processes_equal_one_with_the_doubled_batch(case, runs):
     assert difference(first, alone) < 1e-9
     assert coefficients.keys() == expected.keys()
     assert all(abs(coefficients[key] - expected[key]) < 1e-9 for key in expected)
-    if BALANCERS[CASES[case][0]].needs_coefficients:
-        assert any(abs(coefficients[f"{n}/m0"] - coefficients.get(f"{n}/m1", 1)) > 1e-2 for n in range(STEPS - 5))
+    if case.split("/")[0] in HAVE_COEFFICIENTS:
+        assert any(abs(coefficients[f"{n}/m0"] - coefficients[f"{n}/m1"]) > 1e-2 for n in range(STEPS // 2))
         assert any(abs(k - 1) > 1e-2 for k in coefficients.values())
+    else:
+        assert not coefficients
 
 
-@pytest.mark.parametrize("name", BALANCERS)
-def test_the_comparison_would_notice_a_balancer_that_does_nothing(name):
-    if name == "Joint":
-        return
-    model = weights(make_model(heads=BALANCERS[name].needs_heads))
-    joint = train("MultiLoss" if BALANCERS[name].needs_heads and name != "MultiLoss" else "Joint", {}, False)[0]
-    own = train(name, {}, False)[0]
-    assert difference({key: own[key] for key in model if key in joint}, {key: joint[key] for key in model if key in joint}) > 1e-6
+@pytest.mark.parametrize("name", [name for name in BALANCERS if name not in ("Joint", "MultiLoss")])
+def test_every_balancer_does_something(name, runs):
+    plain = "MultiLoss" if BALANCERS[name].needs_heads else "Joint"
+    own, other = runs[0][name][0], runs[0][plain][0]
+    assert max(float((own[key] - other[key]).abs().max()) for key in other) > 1e-6

@@ -89,7 +89,9 @@ def test_scores_may_come_from_heads():
     model, balancer = make_model(), OGM(score="heads", param_filter="all")
     step, _ = backward(balancer, model)
     balancer.modulate(step)
-    assert_close(balancer.last_scores["m1"], float(TASK.score(step.output.unimodal["m1"].detach(), step.batch.target).mean()))
+    assert_close(
+        balancer.last_scores["m1"], float(TASK.score(step.output.unimodal["m1"].detach(), step.batch.target).mean())
+    )
 
 
 # Filter ---------------------------------------------------------------------------------------------------------------
@@ -166,7 +168,9 @@ def test_deviation_of_the_noise():
     grad = exact([[0.1, -0.2], [0.3, 0.4]])
     values = grad.flatten().tolist()
     mean = sum(values) / 4
-    assert float(ogm_noise_std(grad)) == pytest.approx((sum((v - mean) ** 2 for v in values) / 3) ** 0.5 + 1e-8, abs=1e-15)
+    assert float(ogm_noise_std(grad)) == pytest.approx(
+        (sum((v - mean) ** 2 for v in values) / 3) ** 0.5 + 1e-8, abs=1e-15
+    )
     assert ogm_noise_std(exact([3.0])) == 0
 
 

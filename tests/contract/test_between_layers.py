@@ -26,7 +26,10 @@ class Bottleneck(Adapter):
 
 
 def test_it_joins_frozen_encoders_and_padding_changes_nothing():
-    encoders = {"a": Attention(3, 4, depth=2).requires_grad_(False), "v": Attention(5, 4, depth=4).requires_grad_(False)}
+    encoders = {
+        "a": Attention(3, 4, depth=2).requires_grad_(False),
+        "v": Attention(5, 4, depth=4).requires_grad_(False),
+    }
     model = MultimodalModel(encoders, Concat({"a": 4, "v": 4}, 2), adapter=Bottleneck())
     sound, video = torch.randn(2, 6, 3), torch.randn(2, 5, 5)
     mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
@@ -34,6 +37,8 @@ def test_it_joins_frozen_encoders_and_padding_changes_nothing():
                   torch.cat([mask, torch.zeros(2, 3, dtype=torch.bool)], 1))  # fmt: skip
     out = model({"a": Padded(sound, mask), "v": video})
     torch.testing.assert_close(model({"a": loud, "v": video}).logits, out.logits)
-    assert not torch.equal(model({"a": Padded(sound, mask), "v": video + 1}).features["a"].pooled, out.features["a"].pooled)
+    assert not torch.equal(
+        model({"a": Padded(sound, mask), "v": video + 1}).features["a"].pooled, out.features["a"].pooled
+    )
     out.features["a"].pooled.sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == {"adapter.tokens"}

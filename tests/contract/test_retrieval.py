@@ -29,7 +29,9 @@ class Retrieval(Task):
 
 def gradients():
     torch.manual_seed(0)
-    model = MultimodalModel({"image": MLP(3), "name": TextBag(9, dropout=0)}, Match({"image": 64, "name": 64}, 0)).double()
+    model = MultimodalModel(
+        {"image": MLP(3), "name": TextBag(9, dropout=0)}, Match({"image": 64, "name": 64}, 0)
+    ).double()
     batch = share(Batch({"image": torch.randn(6, 3).double(), "name": torch.randint(1, 9, (6, 4))}, torch.arange(6)))
     wrapped = replica(model)
     make_step(wrapped, batch, Retrieval()).fused_loss().backward()

@@ -145,9 +145,7 @@ class AGM(Balancer):
             self.register_buffer("running", torch.zeros(count, dtype=scalar_dtype(device), device=device))
             self.register_buffer("iterations", torch.zeros_like(self.running))
         elif len(self.running) != count:
-            raise InputError(
-                f"AGM: the loaded state is of {len(self.running)} modalities, the model has {count}"
-            )
+            raise InputError(f"AGM: the loaded state is of {len(self.running)} modalities, the model has {count}")
 
     def loss(self, step: Step) -> Tensor:
         """CE(sum_m phi_m, y) with scaled gradients; advances the running means."""

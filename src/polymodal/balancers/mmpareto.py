@@ -62,7 +62,7 @@ def mmpareto_combine(multi: Tensor, uni: Tensor) -> Tensor:
 
 
 def mmpareto_factor(total: Tensor, combined: Tensor) -> Tensor:
-    """max(|g_mm + g_u| / |g|, 1) of one tensor's plain sum and combination; 1 where |g| is 0; 0-dim.
+    """max(|g_mm + g_u| / |g|, 1) of one tensor's plain sum and combination; 1 where |g| is 0 but for rounding.
 
     Source: Wei and Hu 2024, eq. 8, as coded: a combination is never shorter than the sum.
 
@@ -70,9 +70,11 @@ def mmpareto_factor(total: Tensor, combined: Tensor) -> Tensor:
         >>> mmpareto_factor(torch.tensor([0.0, 1.0]), torch.tensor([0.4, 0.8]))
         tensor(1.1180)
     """
-    norm = combined.norm()
-    ratio = total.norm() / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-    return torch.where(norm > 0, ratio.clamp_min(1), torch.ones_like(ratio))
+    norm, length = combined.norm(), total.norm()
+    ratio = length / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    # Where the two cancel, only rounding is left, and no gain makes a direction of that.
+    kept = norm > length * torch.finfo(norm.dtype).eps ** 0.5
+    return torch.where(kept, ratio.clamp_min(1), torch.ones_like(ratio))
 
 
 class MMPareto(MultiLoss):

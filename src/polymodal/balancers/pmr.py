@@ -29,7 +29,10 @@ def pmr_gates(ratios: Tensor, gate: str = "hard") -> Tensor:
         >>> pmr_gates(torch.tensor([2.0, 0.5])), pmr_gates(torch.tensor([1.25, 0.8]), "soft")
         (tensor([0., 1.]), tensor([0.0000, 0.2500]))
     """
-    return (ratios < 1).to(ratios) if gate == "hard" else (1 / ratios - 1).clamp(0, 1)
+    if gate == "soft":
+        return (1 / ratios - 1).clamp(0, 1)
+    # Beyond two, equal scores may differ from the mean of the others by rounding.
+    return (ratios < (1 if len(ratios) == 2 else 1 - 1e-6)).to(ratios)
 
 
 class PMR(Balancer):

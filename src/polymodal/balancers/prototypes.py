@@ -68,9 +68,7 @@ class PrototypeBank(nn.Module):
     def __init__(self, fraction: float = 0.1, momentum: float = 0.2) -> None:
         super().__init__()
         if not 0 < fraction <= 1:
-            raise InputError(
-                f"prototypes: fraction={fraction} of the training batches; give one above 0, at most 1"
-            )
+            raise InputError(f"prototypes: fraction={fraction} of the training batches; give one above 0, at most 1")
         if not 0 <= momentum < 1:
             raise InputError(f"prototypes: momentum={momentum} of the old prototypes; give 0 (none) to below 1")
         self.fraction, self.momentum = fraction, momentum
@@ -121,9 +119,7 @@ class PrototypeBank(nn.Module):
     def update(self, model: Model, loader: Iterable[Batch], who: str) -> None:
         """Recompute the prototypes on the first batches of `loader`."""
         if self.prototypes is None:
-            raise InputError(
-                f"{who}: call balancer.check(model, task) before start_epoch, which must know the classes"
-            )
+            raise InputError(f"{who}: call balancer.check(model, task) before start_epoch, which must know the classes")
         try:
             count = math.ceil(self.fraction * len(cast(Sized, loader)))
         except TypeError as error:

@@ -167,7 +167,7 @@ class ArrayLoader:
         seed: of that order.
 
     Example:
-        >>> loader = ArrayLoader(d1(100, seed=0, **{"e1": 0, "e2": 0, "nuisance": 2}), 32, shuffle=True)
+        >>> loader = ArrayLoader(d1(100, seed=0, e1=0, e2=0, nuisance=2), 32, shuffle=True)
         >>> [len(batch.target) for batch in loader]
         [32, 32, 32, 4]
     """

@@ -95,8 +95,9 @@ class Mixture(Fusion):
         present = [features[m].present if m in features else None for m in self.weights]
         if any(one is not None for one in present):
             there = torch.stack([torch.ones_like(weights[0], dtype=torch.bool) if p is None else p for p in present])
-            # A sample that lacks every modality falls back to all of them rather than to NaN.
-            weights = torch.where(there | ~there.any(0), weights, torch.zeros_like(weights))
+            # A sample that lacks every modality of any weight falls back to all of them rather than to NaN.
+            usable = there & (weights > 0)
+            weights = torch.where(usable | ~usable.any(0), weights, torch.zeros_like(weights))
             weights = weights / weights.sum(0)
         if self.combine == "logit" or self.kind == "mean":
             return (weights[..., None] * logits).sum(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -63,12 +63,14 @@ class Result:
         fusion: name and settings of its fusion, by which it is built again.
         best_epoch: of each stage.
         unimodal: separately trained uni-modal models, where the recipe has them.
+        chosen: what a recipe that compares candidates decided for.
     """
 
     model: MultimodalModel
     fusion: dict[str, Any]
     best_epoch: dict[str, int]
     unimodal: dict[str, MultimodalModel] = field(default_factory=dict)
+    chosen: str | None = None
 
 
 @dataclass
@@ -84,7 +86,11 @@ class Setup:
         make_balancer: a fresh balancer as configured.
         run: the run's folder; stages get folders inside it.
         show: force progress bars on or off.
+        trust: modules outside polymodal that settings may name; None where the user typed them just now.
+        deadline: `time.perf_counter()` at which training must end; a stage then stops after the epoch it is in.
+        suffix: joins the names of all stages.
         seconds: of each stage, filled in as they end.
+        leaderboard: what a recipe that compares candidates tried.
     """
 
     modalities: tuple[str, ...]
@@ -96,7 +102,21 @@ class Setup:
     make_balancer: Callable[[], Balancer]
     run: RunFolder | None = None
     show: bool | None = None
+    trust: Sequence[str] | None = None
+    deadline: float | None = None
+    suffix: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    leaderboard: list[dict[str, Any]] = field(default_factory=list)
+    finished: dict[str, tuple[MultimodalModel, History]] = field(default_factory=dict)
+
+    def stage_name(self, stage: str) -> str:
+        """Name of a stage in this run."""
+        return stage + self.suffix
+
+    def with_rate(self, lr: float, suffix: str) -> Setup:
+        """The same setup with another learning rate; its stages' names end in `suffix`."""
+        optimizer = self.config.optimizer.model_copy(update={"lr": lr})
+        return replace(self, config=self.config.model_copy(update={"optimizer": optimizer}), suffix=self.suffix + suffix)
 
     def seed(self, stage: str) -> None:
         """Seed the random choices of one stage from the run's seed and the stage's name."""
@@ -105,7 +125,7 @@ class Setup:
     def fusion(self, dims: Mapping[str, int], part: Mapping[str, Any]) -> Fusion:
         """The fusion of that name and settings over modalities of those widths."""
         settings = dict(part)
-        make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",))
+        make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=self.trust)
         given = {"dims": dims, "outputs": self.task.outputs, "kind": self.task.mixture}
         built = names.build(make, settings, given, "fusion")
         if not isinstance(built, nn.Module):
@@ -132,13 +152,16 @@ class Setup:
     def fit(
         self, stage: str, build: Callable[[], MultimodalModel], balancer: Balancer | None = None
     ) -> tuple[MultimodalModel, History]:
-        """Build and train one stage; a finished one is read from its folder instead.
+        """Build and train one stage; one that is finished, in this process or in its folder, is not trained again.
 
         Args:
             stage: its name, unique in the run.
             build: makes the untrained model, after the stage's seed is set.
             balancer: joint training where None.
         """
+        stage = self.stage_name(stage)
+        if stage in self.finished:
+            return self.finished[stage]
         started = time.perf_counter()
         self.seed(stage)
         model = build()
@@ -148,7 +171,8 @@ class Setup:
             model.load_state_dict(load_weights(run.path / "model.safetensors"))
             self.seconds[stage] = done["seconds"]
             logger.info("stage %s is finished already: read from %s", stage, run.path)
-            return model, History(done["rows"], done["best_epoch"], done["best"])
+            self.finished[stage] = model, History(done["rows"], done["best_epoch"], done["best"])
+            return self.finished[stage]
         train, valid = self.loaders(model.modalities)
         settings, optimizer = self.config.train, self.config.optimizer
         balancer = balancer or Balancer()
@@ -170,6 +194,7 @@ class Setup:
             device=settings.device,
             checkpoint_every=settings.checkpoint_every,
             trackers=settings.trackers,
+            seconds=None if self.deadline is None else max(self.deadline - started, 0.0),
             run=run,
             show=self.show,
         )
@@ -177,6 +202,7 @@ class Setup:
         if run is not None and rank() == 0:
             run.write_json("done.json", history._asdict() | {"seconds": self.seconds[stage]})
             run.drop_checkpoint()
+        self.finished[stage] = model, history
         return model, history
 
     def evaluate(self, model: MultimodalModel) -> Evaluation:

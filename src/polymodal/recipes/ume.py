@@ -21,9 +21,9 @@ def ume(setup: Setup, combine: str = "prob", weights: Mapping[str, float] | None
 
     Source: Du et al. 2023, section 4 (whether outputs are probabilities or logits is left open there).
     """
-    models, epochs = train_each(setup)
     part = {"name": "mixture", "combine": combine} | ({"weights": dict(weights)} if weights else {})
+    fusion = setup.fusion(dict.fromkeys(setup.modalities, 0), part)  # first: wrong settings must not cost the training
+    models, epochs = train_each(setup)
     encoders = {m: model.encoders[m] for m, model in models.items()}
-    fusion = setup.fusion(dict.fromkeys(models, 0), part)
     model = MultimodalModel(encoders, fusion, {m: one.heads[m] for m, one in models.items()})
     return Result(model, part, epochs, models)

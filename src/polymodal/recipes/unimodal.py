@@ -15,7 +15,7 @@ def train_each(setup: Setup) -> tuple[dict[str, MultimodalModel], dict[str, int]
     for m in setup.modalities:
         stage = f"unimodal_{m}"
         models[m], history = setup.fit(stage, lambda m=m: setup.unimodal_model(m))  # type: ignore[misc]
-        epochs[stage] = history.best_epoch
+        epochs[setup.stage_name(stage)] = history.best_epoch
     return models, epochs
 
 
@@ -32,4 +32,4 @@ def unimodal(setup: Setup) -> Result:
     sign = -1 if name in setup.task.lower_is_better else 1
     found = {m: setup.evaluate(model).metrics for m, model in models.items()}
     best = max(models, key=lambda m: (sign * found[m][name], -found[m]["loss"]))
-    return Result(models[best], {"name": "mixture"}, epochs, models)
+    return Result(models[best], {"name": "mixture"}, epochs, models, chosen=best)
