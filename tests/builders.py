@@ -99,7 +99,7 @@ def make_batch(count: int = 2, task: Task | None = None, size: int = 8, seed: in
     return Batch(inputs, target)
 
 
-def make_step(model: MultimodalModel, batch: Batch, task: Task | None = None, **options: Any) -> Step:
+def make_step(model: nn.Module, batch: Batch, task: Task | None = None, **options: Any) -> Step:
     return forward(model, batch, task or TASKS["classification"], **options)
 
 

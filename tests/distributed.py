@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from multiprocessing.forkserver import set_forkserver_preload
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from polymodal.distributed import rank, world_size
 from polymodal.types import Batch
+from tests.processes import preload
 
 WORLD = 2
 
@@ -26,10 +27,9 @@ def in_two_processes(work: Callable[..., Any], *args: Any) -> list[Any]:
 
     Let `work` build its model itself: tensors among `args` would lie in memory that both processes share.
     """
-    # The server imports torch once; each process is then a quick copy of it.
-    set_forkserver_preload(["torch"])
+    preload()
     with TemporaryDirectory() as folder:
-        torch.multiprocessing.start_processes(_enter, (work, args, folder), nprocs=WORLD, start_method="forkserver")
+        start_processes(_enter, (work, args, folder), nprocs=WORLD, start_method="forkserver")
         return [torch.load(Path(folder) / f"{r}.pt", weights_only=True) for r in range(WORLD)]
 
 

@@ -1,5 +1,7 @@
 """Every balancer with every fusion, two and three modalities, every kind of task; what is added later joins by itself."""
 
+# mypy: disable-error-code="index, union-attr"
+
 import pytest
 import torch
 
@@ -8,7 +10,6 @@ from tests.builders import (
     BALANCERS,
     FUSIONS,
     TASKS,
-    difference,
     grads,
     make_balancer,
     make_batch,
@@ -60,7 +61,7 @@ def test_combination(balancer, fusion, count, kind):
             method.check(model, task)
         with pytest.raises(InputError, match=reason):
             run(make_balancer(balancer, model), model, batch, task)
-        assert difference(start, weights(model)) == 0
+        assert all(torch.equal(start[name], p) and p.grad is None for name, p in model.named_parameters())
         return
     method.check(model, task)
     method.start_epoch(model, [batch])

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, torchmetrics and loops."""
 
+# mypy: disable-error-code="arg-type"
+
 import math
 from fractions import Fraction
 
@@ -128,7 +130,45 @@ def test_bad_confidences():
     with pytest.raises(ValueError, match="alike"):
         metrics.ece([0.5], [1, 0])
     with pytest.raises(ValueError, match="'middle'"):
-        metrics.ece([0.5], [1], closed="middle")  # type: ignore[arg-type]
+        metrics.ece([0.5], [1], closed="middle")
     with pytest.raises(ValueError):
         metrics.ece([math.nan], [1])
     assert math.isnan(metrics.ece([], []))
+
+
+# Sentiment ------------------------------------------------------------------------------------------------------------
+
+
+def test_pearson_against_numpy_and_of_a_constant():
+    x, y = RANDOM.normal(size=30), RANDOM.normal(size=30)
+    assert metrics.pearson(x, y) == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-12)
+    assert metrics.pearson(np.ones(5), np.arange(5)) == 0.0
+
+
+def test_seven_classes_clip_and_round_halves_to_even():
+    assert metrics.acc7([0.5, 1.5, 2.5, -0.5, 9.0, -9.0], [0, 2, 2, 0, 3, -3]) == 1.0
+    assert metrics.acc7([0.51], [0]) == 0.0
+
+
+def test_conventions_of_the_sign_differ_where_there_are_zeros():
+    prediction, target = [0.0, -1.0, 1.0, 0.0], [0.0, 0.0, 2.0, -1.0]
+    found = {name: metrics.acc2(prediction, target, name) for name in ("positive_vs_rest", "nonzero", "nonneg")}
+    assert found == {"positive_vs_rest": 1.0, "nonzero": 1.0, "nonneg": 0.5}
+    assert math.isnan(metrics.acc2([1.0], [0.0], "nonzero"))
+    with pytest.raises(ValueError, match="convention 'sign'"):
+        metrics.acc2([1.0], [1.0], "sign")
+
+
+def test_sentiment_holds_each_convention():
+    prediction, target = RANDOM.normal(size=40), RANDOM.normal(size=40).round()
+    found = metrics.sentiment(prediction, target)
+    assert found["f1_nonneg"] == pytest.approx(
+        reference.f1_score(target >= 0, prediction >= 0, average="weighted"), abs=1e-12
+    )
+    kept = target != 0
+    assert found["f1_nonzero"] == pytest.approx(
+        reference.f1_score(target[kept] > 0, prediction[kept] > 0, average="weighted"), abs=1e-12
+    )
+    assert set(found) == {"pearson", "acc7"} | {
+        f"{one}_{name}" for one in ("acc2", "f1") for name in ("positive_vs_rest", "nonzero", "nonneg")
+    }

@@ -1,5 +1,7 @@
 """The model: what it refuses, whose parameters are whose, one modality alone, missing ones."""
 
+# mypy: disable-error-code="arg-type, index, operator, union-attr"
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from polymodal.tasks import Classification
 from polymodal.types import Batch, Features
 from tests.builders import FUSIONS, TASKS, WIDTH, make_batch, make_fusion, make_model, make_step, names, rows
 from tests.contract.layered import Attention
+from tests.contract.test_between_layers import Bottleneck
 
 ALL = ("encoder", "head", "fusion")
 
@@ -35,7 +38,7 @@ def test_parts_that_do_not_fit():
     encoders = {"a": MLP(3, dim=4), "v": MLP(3, dim=5)}
     fits = Concat({"a": 4, "v": 5}, 2)
     for build, text in (
-        (lambda: MultimodalModel({}, fits), "missing"),
+        (lambda: MultimodalModel({}, fits), "there is no modality"),
         (lambda: MultimodalModel(encoders, Concat({"a": 4, "t": 5}, 2)), r"\['a', 't'\].*\['a', 'v'\]"),
         (lambda: MultimodalModel(encoders, Concat({"a": 4, "v": 6}, 2)), "'v' yields width 5 .* expects 6"),
         (lambda: MultimodalModel(encoders, fits, {"t": nn.Linear(4, 2)}), r"heads of \['t'\]"),
@@ -139,7 +142,7 @@ def test_only_of_what_cannot_stand_alone():
     with pytest.raises(InputError, match="'sound'"):
         model.only("sound")
     dense = make_model(fusion=make_fusion("Gated", 2, TASKS["classification"]), heads=False)
-    with pytest.raises(InputError, match="Gated does not split.*'concat', 'sum'"):
+    with pytest.raises(InputError, match=r"Gated does not split.*'concat', 'sum'"):
         dense.only("m0")
 
 
@@ -172,6 +175,19 @@ def test_precomputed_features_keep_their_own_presence():
     given = {m: Features(torch.randn(2, WIDTH, dtype=torch.float64), present=there) for m in names(2)}
     output = make_model()(given)
     close(output.logits[1], make_model().fusion.bias)
+
+
+def test_an_absent_modality_does_not_pass_through_an_adapter():
+    encoders = {"a": Attention(3, 4, depth=2), "v": Attention(5, 4, depth=4)}
+    model = MultimodalModel(encoders, Concat({"a": 4, "v": 4}, 2), adapter=Bottleneck()).double()
+    sound, video = torch.randn(2, 6, 3).double(), torch.randn(2, 5, 5).double()
+    there = {"v": torch.tensor([True, False])}
+    before = model({"a": sound, "v": video}, there)
+    after = model({"a": sound, "v": video + 1}, there)
+    close(after.logits[1], before.logits[1])
+    assert not torch.allclose(after.features["a"].pooled[0], before.features["a"].pooled[0])
+    after.logits.sum().backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_totals_count_samples_by_weight_and_presence():

@@ -1,5 +1,7 @@
 """Tasks: losses and scores a sample, weights, predictions and their metrics, against torch and loops."""
 
+# mypy: disable-error-code="arg-type"
+
 import math
 
 import numpy as np
@@ -167,3 +169,11 @@ def test_bad_settings():
             wrong()
     with pytest.raises(NotImplementedError):
         Task().losses(LOGITS, CLASSES)
+
+
+def test_sentiment_is_a_regression_with_more_figures():
+    rows = np.array([[1.2], [-0.4], [2.0]])
+    target = np.array([1.0, -1.0, 2.0])
+    plain, more = Regression().metrics(rows, target), Regression(sentiment=True).metrics(rows, target)
+    assert plain.items() < more.items()
+    assert more["acc2_nonzero"] == 1.0

@@ -222,6 +222,94 @@ def predict(run: Path, table: str, *, out: Path, trust: Many = []) -> None:  # n
     _say(f"{len(frame)} predictions in {out}")
 
 
+@app.command
+def demo(*, out: Path = Path("polymodal-demo"), seed: int = 0) -> None:
+    """Write a small set of pictures and sounds, train on it in five ways, and show what joint training does to an encoder.
+
+    Parameters
+    ----------
+    out:
+        New folder for the files, the runs and the report.
+    seed:
+        Of the data and of every random choice.
+    """
+    from polymodal.demo import demo as run_demo
+
+    run_demo(out, seed)
+
+
+@app.command
+def report(*runs: Path, out: Path | None = None) -> None:
+    """Write RUN/report.html of one run, or one page that compares several.
+
+    Parameters
+    ----------
+    runs:
+        Folders that `fit` wrote.
+    out:
+        HTML file of the comparison; report.html in the present folder by default.
+    """
+    from polymodal.analysis.reports import compare
+    from polymodal.analysis.reports import report as write
+
+    if not runs:
+        raise InputError("name a run folder: polymodal report RUN...")
+    if len(runs) == 1 and out is not None:
+        raise InputError(f"the report of one run is {runs[0] / 'report.html'}; --out is for a page that compares several")
+    _say(f"report in {write(runs[0]) if len(runs) == 1 else compare(runs, out or Path('report.html'))}")
+
+
+@app.command
+def diagnose(run: Path, *, seed: int = 0, trust: Many = []) -> None:  # noqa: B006
+    """Tell on the validation split which modality of a run is under-trained, by how much, and what to try.
+
+    Parameters
+    ----------
+    run:
+        Folder that `fit` wrote; the diagnosis goes to RUN/diagnose.json and into its report.
+    seed:
+        Of the bootstrap.
+    trust:
+        Module outside polymodal that the run may import.
+    """
+    from polymodal.analysis.diagnose import diagnose as look
+
+    print(look(run, trust=trust, seed=seed).text())
+
+
+data = App(name="data", help="Look into data before training.")
+app.command(data)
+
+
+@data.command
+def check(
+    table: str, *, label: str | None = None, modality: Many = [], group: str | None = None, split: str | None = None  # noqa: B006
+) -> None:
+    """Kinds, sizes, durations, class balance, duplicates and groups that cross splits, broken files by row.
+
+    The exit code is 2 where files are broken.
+
+    Parameters
+    ----------
+    table:
+        CSV, TSV, JSON-lines or Parquet file.
+    label:
+        Label column, for class balance.
+    modality:
+        NAME=COLUMN:KIND, once a modality; inferred by default.
+    group:
+        Column whose groups should not cross splits.
+    split:
+        Column that says train, valid or test.
+    """
+    from polymodal.data.check import check_table
+
+    found = check_table(table, label=label, modalities=modality, group=group, split=split)
+    print(found.text() if sys.stdout.isatty() else json.dumps(found.to_dict(), indent=2))
+    if found.broken:
+        raise SystemExit(2)
+
+
 @app.command(name="list")
 def list_(what: Literal["balancers", "fusions", "recipes", "encoders"] | None = None) -> None:
     """Names that the options take, with what each is.

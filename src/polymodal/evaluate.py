@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from polymodal.model import MultimodalModel
 from polymodal.tasks import Task
 from polymodal.types import Batch, Output, move
 
-__all__ = ["Evaluation", "evaluate", "predict", "unimodal_source"]
+__all__ = ["Evaluation", "evaluate", "masked_logits", "predict", "unimodal_source"]
 
 Array = NDArray[Any]
 
@@ -36,23 +36,51 @@ class Evaluation(NamedTuple):
     unimodal_metrics: dict[str, dict[str, float]]
 
 
-def unimodal_source(model: MultimodalModel) -> str | None:
-    """Where a model's uni-modal predictions come from: "heads", "parts" of an additive fusion, or None."""
+def unimodal_source(model: MultimodalModel, *, masking: bool = False) -> str | None:
+    """Where a model's uni-modal predictions come from: "heads", "parts" of an additive fusion, "masking", or None.
+
+    Masking (`masked_logits`) tells them for any fusion. It runs the fusion once more for each modality and asks a model
+    for what it was not trained on, so it stands in only where it is asked for and there is neither of the others.
+    """
     if set(model.heads) == set(model.modalities):
         return "heads"
-    return "parts" if getattr(model.fusion, "additive", False) else None
+    if getattr(model.fusion, "additive", False):
+        return "parts"
+    return "masking" if masking else None
+
+
+def masked_logits(model: MultimodalModel, batch: Batch, output: Output, kept: Collection[str]) -> Tensor:
+    """Fused logits (B, C) as if each sample had only the modalities `kept`: the others count as lacking (`present`).
+
+    The fusion alone runs again, on the features of `output`; with an adapter, which lets encodings depend on each other,
+    the whole model does. A sample that lacks a modality of `kept` still lacks it.
+
+    Args:
+        model, batch: on one device; the caller chooses the mode.
+        output: of the model on that batch.
+        kept: names of modalities.
+    """
+    none = torch.zeros(len(batch.target), dtype=torch.bool, device=batch.target.device)
+    if model.adapter is not None:
+        gone = {m: none for m in model.modalities if m not in kept}
+        return _logits(model(batch.inputs, (batch.present or {}) | gone).logits)
+    features = {m: one if m in kept else one._replace(present=none) for m, one in output.features.items()}
+    fused = model.fusion(features, output.unimodal)
+    return _logits(fused if isinstance(fused, Tensor) else None)
 
 
 @torch.no_grad()
-def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
+def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: bool = False) -> Evaluation:
     """Predictions without metrics: for samples that have no target.
+
+    `masking` also tells the uni-modal predictions of a fusion that has neither heads nor parts; see `unimodal_source`.
 
     Raises:
         InputError: a prediction is not finite; which modality's features are not, too.
     """
     inner = cast(MultimodalModel, unwrap(model))
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    source = unimodal_source(inner)
+    source = unimodal_source(inner, masking=masking)
     modes = {module: module.training for module in inner.modules()}
     inner.eval()
     fused: list[Array] = []
@@ -63,15 +91,12 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation
         for batch in loader:
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
-            fused.append(_numpy(task.probabilities(_wide(output.logits))))
+            fused.append(_numpy(task.probabilities(_wide(_logits(output.logits)))))
             if not np.isfinite(fused[-1]).all():
                 raise InputError(_explain(fused[-1], output, batch.ids))
             targets.append(batch.target.cpu().numpy())
             ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
-            shares: dict[str, Tensor] = (
-                output.unimodal if source == "heads" else inner.fusion.parts(output.features) if source else {}  # type: ignore[operator]
-            )
-            for m, logits in shares.items():
+            for m, logits in _shares(inner, batch, output, source).items():
                 rows = _numpy(task.probabilities(_wide(logits)))
                 there = (batch.present or {}).get(m)
                 single[m].append(rows if there is None else np.where(there.cpu().numpy()[:, None], rows, np.nan))
@@ -81,10 +106,12 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation
     return _gathered(ids, fused, targets, single)
 
 
-def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluation:
+def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: bool = False) -> Evaluation:
     """Predictions and metrics of the fused model and of each modality, over every sample once.
 
-    Under several processes the loader gives each its part of the split, in rank order, and all get the whole result. The model's modes are restored.
+    `masking` also tells the figures of each modality in a fusion that has neither heads nor parts; see `unimodal_source`.
+    Under several processes the loader gives each its part of the split, in rank order, and all get the whole result. The
+    model's modes are restored.
 
     Example:
         >>> from polymodal import encoders, fusion, tasks
@@ -94,13 +121,21 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task) -> Evaluatio
         >>> evaluate(model, [batch], tasks.Classification(2)).metrics["accuracy"]
         0.5
     """
-    found = predict(model, loader, task)
+    found = predict(model, loader, task, masking=masking)
     single = {}
     for m, rows in found.unimodal.items():
         there = ~np.isnan(rows).any(-1)
         if there.any():
             single[m] = task.metrics(rows[there], found.target[there])
     return found._replace(metrics=task.metrics(found.probabilities, found.target), unimodal_metrics=single)
+
+
+def _shares(model: MultimodalModel, batch: Batch, output: Output, source: str | None) -> dict[str, Tensor]:
+    if source == "heads":
+        return output.unimodal
+    if source == "parts":
+        return model.fusion.parts(output.features)  # type: ignore[no-any-return,operator]
+    return {m: masked_logits(model, batch, output, [m]) for m in model.modalities} if source else {}
 
 
 def _explain(rows: Array, output: Output, ids: Sequence[str] | None) -> str:
@@ -136,9 +171,13 @@ def _gathered(
     )
 
 
-def _wide(logits: Tensor | None) -> Tensor:
+def _logits(logits: Tensor | None) -> Tensor:
     if logits is None:
         raise TypeError("the model yields no fused logits; retrieval models are evaluated by their task")
+    return logits
+
+
+def _wide(logits: Tensor) -> Tensor:
     return logits.double() if logits.device.type != "mps" else logits.float()
 
 

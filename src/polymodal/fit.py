@@ -6,7 +6,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from polymodal.balancers import Balancer
+from polymodal.balancers.collapse import chance_score, collapse_notes
 from polymodal.distributed import gather_objects, rank, spread, world_size
 from polymodal.errors import InputError
 from polymodal.evaluate import evaluate
@@ -26,7 +27,7 @@ from polymodal.run import RunFolder, load_weights, logger, save_weights
 from polymodal.tasks import Task
 from polymodal.types import Batch, Step, Totals, move
 
-__all__ = ["SCHEDULES", "History", "fit"]
+__all__ = ["SCHEDULES", "History", "Observer", "fit"]
 
 Schedule = Callable[[Optimizer, int], LRScheduler | ReduceLROnPlateau]
 
@@ -49,6 +50,16 @@ class Sized(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
     def __len__(self) -> int: ...
+
+
+class Observer(Protocol):
+    """Watches training, for example `polymodal.analysis.learning.Learning`."""
+
+    def __call__(self, step: Step) -> None:
+        """Called in each optimiser step before the balancer changes the gradients."""
+
+    def end_epoch(self) -> Mapping[str, Any]:
+        """Called after each epoch's last step; plain values, which join the history as "learning"."""
 
 
 class History(NamedTuple):
@@ -80,6 +91,7 @@ def fit(
     seconds: float | None = None,
     run: RunFolder | None = None,
     show: bool | None = None,
+    observe: Observer | None = None,
 ) -> History:
     """Train a model; on return it holds the weights of the selected epoch.
 
@@ -105,6 +117,7 @@ def fit(
         seconds: training ends after the epoch in which this time is over.
         run: folder for weights, history and resume points; an earlier attempt found there is gone on with.
         show: force the progress bar on or off; by default it shows on a terminal.
+        observe: sees each optimiser step before the balancer changes its gradients.
 
     Raises:
         InputError: what makes no sense before the first step, and a loss that is not finite (naming the term; the weights
@@ -161,9 +174,11 @@ def fit(
     ) as bar:
         while loop.epoch < epochs:
             loop.restore_random()  # before anything that may draw from it
+            if hasattr(train, "set_epoch"):
+                train.set_epoch(loop.epoch)
             if loop.done == 0:
                 balancer.start_epoch(cast(Any, model), train)
-            batches = _from(train, loop.epoch, loop.done * accumulate)
+            batches = _from(train, loop.done * accumulate)
             train_mode(model)
             for window in _windows(batches, accumulate):
                 window = [move(batch, accelerator.device, non_blocking=True) for batch in window]
@@ -176,6 +191,8 @@ def fit(
                         loss = balancer.backward(step, accelerator.backward)
                     loop.see(step, loss, sums)
                 accelerator.unscale_gradients(prepared)
+                if observe is not None:
+                    observe(step)
                 balancer.modulate(step)
                 if clip is not None:
                     accelerator.clip_grad_norm_(model.parameters(), clip)
@@ -187,9 +204,11 @@ def fit(
                 bar.advance()
                 if checkpoint_every and loop.done % checkpoint_every == 0 and loop.done < windows:
                     loop.checkpoint()
-            row = loop.finish_epoch(valid)
+            row = loop.finish_epoch(valid, {} if observe is None else {"learning": observe.end_epoch()})
             bar.note(_note(row))
             logger.info("epoch %d of %d: %s", loop.epoch, epochs, _note(row))
+            for note in collapse_notes(loop.rows, balancer.bounds(), chance_score(task, balancer.score)):
+                logger.warning("%s", note)
             if seconds is not None and _anyone(time.perf_counter() - began > seconds):
                 logger.warning("the time limit is reached: training stops after epoch %d of %d", loop.epoch, epochs)
                 break
@@ -274,7 +293,7 @@ class _Loop:
 
     # Epochs -----------------------------------------------------------------------------------------------------------
 
-    def finish_epoch(self, valid: Iterable[Batch] | None) -> dict[str, Any]:
+    def finish_epoch(self, valid: Iterable[Batch] | None, seen: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate, select, record, write."""
         spread(self.model.buffers())  # each process has seen other batches since the last forward pass
         wild = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
@@ -296,6 +315,7 @@ class _Loop:
             "valid": {} if found is None else found.metrics,
             "unimodal": single,
             "lr": self.optimizer.param_groups[0]["lr"],
+            **seen,
         }
         for kind in ("score", "coefficient"):
             row[f"{kind}s"] = {n.split("/", 1)[1]: self._mean(n) for n in self.sums if n.startswith(f"{kind}/")}
@@ -424,10 +444,8 @@ def _check_heads(model: MultimodalModel, balancer: Balancer) -> None:
         )
 
 
-def _from(train: Sized, epoch: int, skipped: int) -> Iterator[Batch]:
-    """Batches of one epoch, from number `skipped` on."""
-    if hasattr(train, "set_epoch"):
-        train.set_epoch(epoch)
+def _from(train: Sized, skipped: int) -> Iterator[Batch]:
+    """Batches of the epoch, from number `skipped` on."""
     if skipped and hasattr(train, "skip"):
         train.skip(skipped)
         return iter(train)

@@ -7,9 +7,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Calibration", "accuracy", "calibration", "ece", "f1", "mae", "mse", "reliability"]
+__all__ = [
+    "Calibration",
+    "acc2",
+    "acc7",
+    "accuracy",
+    "calibration",
+    "ece",
+    "f1",
+    "mae",
+    "mse",
+    "pearson",
+    "reliability",
+    "sentiment",
+]
 
 Closed = Literal["right", "left"]
+Signs = Literal["positive_vs_rest", "nonzero", "nonneg"]
+CONVENTIONS: tuple[Signs, ...] = ("positive_vs_rest", "nonzero", "nonneg")
 
 
 def accuracy(prediction: ArrayLike, target: ArrayLike) -> float:
@@ -57,6 +72,79 @@ def mse(prediction: ArrayLike, target: ArrayLike) -> float:
         0.5
     """
     return float(((np.asarray(prediction, float) - np.asarray(target, float)) ** 2).mean())
+
+
+def pearson(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Pearson's correlation of two arrays (N,); 0 where one of them is constant, so that an epoch can still be compared.
+
+    Example:
+        >>> round(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 7.0]), 4)
+        0.9934
+    """
+    x, y = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x**2).sum()) * np.sqrt((y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else 0.0
+
+
+def acc7(prediction: ArrayLike, target: ArrayLike) -> float:
+    """Share of samples whose values (N,) agree after clipping to [-3, 3] and rounding, halves to the even number.
+
+    Source: the code of Tsai et al. 2019 (MulT); 1.5 and 2.5 both become 2.
+
+    Example:
+        >>> acc7([1.5, 3.4, -0.4], [2.4, 3.0, -0.6])
+        0.6666666666666666
+    """
+    seven = [np.round(np.clip(np.asarray(one, np.float64), -3, 3)) for one in (prediction, target)]
+    return accuracy(*seven)
+
+
+def _signs(prediction: ArrayLike, target: ArrayLike, convention: Signs) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    x, y = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
+    if convention == "positive_vs_rest":
+        return x > 0, y > 0
+    if convention == "nonzero":
+        return x[y != 0] > 0, y[y != 0] > 0
+    if convention == "nonneg":
+        return x >= 0, y >= 0
+    raise ValueError(f"convention {convention!r}; it is one of {', '.join(CONVENTIONS)}")
+
+
+def acc2(prediction: ArrayLike, target: ArrayLike, convention: Signs) -> float:
+    """Share of samples whose sign is right, by one of the three conventions in use, whose figures do not compare.
+
+    Args:
+        prediction, target: sentiment (N,), 0 is neutral.
+        convention: "positive_vs_rest" is > 0 against the rest, zeros included; "nonzero" the same without the samples
+            whose target is 0; "nonneg" is >= 0 against < 0. NaN where "nonzero" leaves no sample.
+
+    Raises:
+        ValueError: another convention.
+
+    Source: the codes of the field; "nonzero" is that of Tsai et al. 2019 (MulT).
+
+    Example:
+        >>> [acc2([-1.0, 1.0, 2.0], [0.0, 0.0, 1.0], one) for one in ("positive_vs_rest", "nonzero", "nonneg")]
+        [0.6666666666666666, 1.0, 0.6666666666666666]
+    """
+    x, y = _signs(prediction, target, convention)
+    return accuracy(x, y) if len(y) else float("nan")
+
+
+def sentiment(prediction: ArrayLike, target: ArrayLike) -> dict[str, float]:
+    """`pearson`, `acc7`, and `acc2` with its weighted F1 by each convention: the figures of the sentiment data sets.
+
+    Example:
+        >>> sorted(sentiment([-1.0, 1.0], [-2.0, 1.0]))[:4]
+        ['acc2_nonneg', 'acc2_nonzero', 'acc2_positive_vs_rest', 'acc7']
+    """
+    found = {"pearson": pearson(prediction, target), "acc7": acc7(prediction, target)}
+    for convention in CONVENTIONS:
+        x, y = _signs(prediction, target, convention)
+        found[f"acc2_{convention}"] = acc2(prediction, target, convention)
+        found[f"f1_{convention}"] = f1(x, y, "weighted") if len(y) else float("nan")
+    return found
 
 
 class Calibration(NamedTuple):

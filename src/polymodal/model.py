@@ -14,6 +14,7 @@ from polymodal.encoders.base import LayeredEncoder, State, width
 from polymodal.errors import InputError
 from polymodal.fusion import Fusion, Mixture
 from polymodal.fusion.base import Part
+from polymodal.names import check_modalities
 from polymodal.types import Batch, Features, Model, Output, Pair, Step, Task, Totals
 
 __all__ = ["MultimodalModel", "forward", "totals"]
@@ -50,9 +51,7 @@ class MultimodalModel(nn.Module):
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
-        refused = [m for m in encoders if not m or "." in m or hasattr(nn.ModuleDict, m)]
-        if refused or not encoders:
-            raise InputError(f"modality names {refused or 'are missing'}: use plain words (not 'type', 'keys', 'a.b')")
+        check_modalities(encoders)
         dims = getattr(fusion, "dims", None)
         if dims is not None and set(dims) != set(encoders):
             raise InputError(f"the fusion joins {sorted(dims)} and the encoders are those of {sorted(encoders)}")
@@ -121,6 +120,11 @@ class MultimodalModel(nn.Module):
         first = {m: len(encoder.layers) - adapter.last for m, encoder in layered.items()}
         states: dict[str, State] = {}
         for m, encoder in layered.items():
+            if isinstance(inputs[m], Features):
+                raise InputError(
+                    f"modality {m!r} came as Features, and adapter {type(adapter).__name__} acts between the layers that "
+                    "made them; give the encoder's own input"
+                )
             state = encoder.embed(inputs[m])
             if m in present:
                 there = present[m][:, None].expand(state.tokens.shape[:2])
@@ -209,6 +213,8 @@ def totals(batches: Sequence[Batch], task: Task, modalities: Iterable[str]) -> T
 
 def forward(model: nn.Module, batch: Batch, task: Task, *, window: Sequence[Batch] | Totals | None = None) -> Step:
     """Run the model on one micro-batch and gather all that a balancer needs to know.
+
+    Keep a DDP wrapper alive yourself until after `backward`: the step holds only the model inside it.
 
     Args:
         model: a `MultimodalModel`, or one wrapped in DDP or `torch.compile`.

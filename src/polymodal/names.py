@@ -8,12 +8,13 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from polymodal.errors import InputError
 
-__all__ = ["bind", "build", "dotted", "entries", "nearest", "resolve", "typed_name"]
+__all__ = ["bind", "build", "check_modalities", "dotted", "entries", "modality_problem", "nearest", "resolve", "typed_name"]
 
 NOT_METHODS = {
     "balancers": {"Balancer"},
@@ -27,6 +28,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The most similar known name as the end of a sentence, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def modality_problem(name: str) -> str | None:
+    """Why a model cannot have a modality of this name; None if it can."""
+    if not name:
+        return "a modality needs a name"
+    if "." in name:
+        return f"the name {name!r} has a dot, which separates the parts of a model"
+    return f"the name {name!r} is taken by torch" if name in _taken() else None
+
+
+@cache
+def _taken() -> frozenset[str]:
+    from torch import nn
+
+    return frozenset(dir(nn.ModuleDict())) | frozenset(dir(nn.ParameterDict()))
+
+
+def check_modalities(modalities: Iterable[str]) -> None:
+    """Raise `InputError` for a modality name that a model cannot have, or where there is none."""
+    names = list(modalities)
+    problem = "there is no modality" if not names else next(filter(None, map(modality_problem, names)), None)
+    if problem:
+        raise InputError(f"{problem}; name modalities by plain words, such as audio and video")
 
 
 def typed_name(entry: str) -> str:
@@ -52,7 +77,8 @@ def entries(package: str, *, bases: Collection[str] = ()) -> dict[str, Any]:
     found = {}
     for entry in module.__all__:
         value = getattr(module, entry)
-        if entry not in NOT_METHODS.get(package, ()) and entry not in bases and (inspect.isclass(value) or inspect.isfunction(value)):
+        hidden = entry in bases or entry in NOT_METHODS.get(package, ())
+        if not hidden and (inspect.isclass(value) or inspect.isfunction(value)):
             found[typed_name(entry)] = value
     return found
 
@@ -135,7 +161,7 @@ def bind(
         if name not in takes and not anything:
             own = [t for t in takes if t not in given]
             raise InputError(f"{place}.{name}: {make.__name__} has no such setting{nearest(name, own)}; it has {own}")
-    return {name: value for name, value in given.items() if name in takes or anything} | dict(arguments)
+    return {name: value for name, value in given.items() if name in takes} | dict(arguments)
 
 
 def build(make: Callable[..., Any], arguments: Mapping[str, Any], given: Mapping[str, Any], place: str) -> Any:

@@ -180,8 +180,7 @@ class Predictor:
         return self
 
     def _write_settings(self, run: RunFolder, parts: Parts, resume: bool) -> None:
-        data = {"schema": parts.schema.to_dict(), "inputs": {m: one.state() for m, one in parts.inputs.items()}}
-        data["samples"] = {part: [len(one), _checksum(one)] for part, one in parts.samples.items()}
+        data = _data(parts)
         if resume and run.has("data.json") and json.loads(json.dumps(data)) != run.read_json("data.json"):
             raise InputError(
                 f"the table {self.config.table} or its files have changed since the run in {run.path} was started, so that "
@@ -189,6 +188,23 @@ class Predictor:
             )
         run.write_text("config.yaml", _yaml(self.config))
         run.write_json("data.json", data)
+
+    def training_setup(self, run: RunFolder) -> Setup:
+        """The data and settings of a run loaded from this folder once more, to train further stages of it.
+
+        Raises:
+            InputError: it was trained on a frame, or its table has changed since.
+        """
+        if self.config.table is None:
+            raise InputError(
+                f"run {run.path} was trained on a frame, which it does not keep; write it to a file and train anew"
+            )
+        parts = self._assemble(self.config.table, self.config.valid)
+        if json.loads(json.dumps(_data(parts))) != run.read_json("data.json"):
+            raise InputError(
+                f"the table {self.config.table} or its files have changed since the run in {run.path}; train anew"
+            )
+        return self._setup(parts, run)
 
     def _recipe(self) -> Any:
         return names.resolve("recipes", self.config.recipe.name, trust=self.trust)
@@ -271,13 +287,13 @@ class Predictor:
         trained = time.perf_counter()
         found: dict[str, Any] = {}
         single: dict[str, dict[str, dict[str, float]]] = {}
-        source: str | None = "models" if result.unimodal else unimodal_source(result.model)
+        source: str | None = "models" if result.unimodal else unimodal_source(result.model, masking=True)
         for part in ("valid", "test"):
             if part not in parts.samples:
                 continue
             loader = self._loader(parts.samples[part], self.config.train.batch_size)
             setup.valid = loader
-            evaluation = setup.evaluate(result.model)
+            evaluation = setup.evaluate(result.model, masking=not result.unimodal)
             if result.unimodal:
                 alone = {m: setup.evaluate(model) for m, model in result.unimodal.items()}
                 evaluation = evaluation._replace(
@@ -387,7 +403,7 @@ class Predictor:
             table, split = self.config.table, split or "test"
         samples = self._samples(table, labelled=True, split=split)
         loader = self._loader(samples, self.config.train.batch_size)
-        found = evaluate(self._need_model(), self._own(loader), self._need_task())
+        found = evaluate(self._need_model(), self._own(loader), self._need_task(), masking=True)
         return found.metrics | {"unimodal": found.unimodal_metrics, "samples": len(samples)}
 
     def _predict(self, table: Source) -> Evaluation:
@@ -533,6 +549,15 @@ def _probe_metrics(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
     probabilities = np.full((2, task.outputs), 1 / task.outputs)
     target: NDArray[Any] = np.zeros((2, task.outputs)) if isinstance(task, MultiLabel) else np.zeros(2)
     return probabilities, target
+
+
+def _data(parts: Parts) -> dict[str, Any]:
+    """What a run's data.json holds."""
+    return {
+        "schema": parts.schema.to_dict(),
+        "inputs": {m: one.state() for m, one in parts.inputs.items()},
+        "samples": {part: [len(one), _checksum(one)] for part, one in parts.samples.items()},
+    }
 
 
 def _checksum(samples: Samples) -> int:

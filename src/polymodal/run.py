@@ -23,16 +23,29 @@ logger = logging.getLogger("polymodal")
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path`, which takes its place when the block ends well and vanishes otherwise.
+
+    Raises:
+        InputError: the place cannot be written, or the disk is full; what was there before is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except Exception as error:
+        # torch and safetensors have errors of their own for a full disk.
+        full = "No space left" in str(error) or (path.parent.is_dir() and shutil.disk_usage(path.parent).free < 2**16)
+        if isinstance(error, OSError) or full:
+            reason = getattr(error, "strerror", None) or ("the disk is full" if full else str(error))
+            before = "; what was there before is kept" if path.exists() else ""
+            raise InputError(f"cannot write {path}: {reason}{before}; make room or name another place") from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -159,7 +172,7 @@ class RunFolder:
     def logging(self) -> Iterator[None]:
         """Copy the library's log to log.txt while the block runs."""
         self.path.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        handler = _LogFile(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         level = logger.level
         logger.addHandler(handler)
@@ -169,4 +182,10 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A disk that is full must not fill the terminal too."""

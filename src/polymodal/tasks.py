@@ -200,18 +200,19 @@ class Regression(Task):
     Args:
         loss: "mse" or "mae".
         mean, std: prediction = mean + std * logit, in the unit of the target.
+        sentiment: also give the figures of `metrics.sentiment`, for targets in [-3, 3].
     """
 
     score_is_error = True
     default_metric = "mae"
     mixture = "mean"
 
-    def __init__(self, loss: str = "mse", mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, loss: str = "mse", mean: float = 0.0, std: float = 1.0, sentiment: bool = False) -> None:
         if loss not in ("mse", "mae"):
             raise InputError(f"loss {loss!r} of a regression; it is 'mse' or 'mae'")
         if not std > 0:
             raise InputError(f"std {std} of the training targets; it must be above 0 (are all targets equal?)")
-        self.outputs, self.loss, self.mean, self.std = 1, loss, mean, std
+        self.outputs, self.loss, self.mean, self.std, self.sentiment = 1, loss, mean, std, sentiment
 
     def _error(self, logits: Tensor, target: Tensor) -> Tensor:
         return logits.squeeze(-1) - (target.to(logits) - self.mean) / self.std
@@ -232,7 +233,8 @@ class Regression(Task):
     def metrics(self, probabilities: Array, target: Array) -> dict[str, float]:
         value = self.predict(probabilities)
         loss = float(self.sample_losses(probabilities, target).mean())
-        return {"mae": metrics.mae(value, target), "mse": metrics.mse(value, target), "loss": loss}
+        errors = {"mae": metrics.mae(value, target), "mse": metrics.mse(value, target), "loss": loss}
+        return errors | (metrics.sentiment(value, target) if self.sentiment else {})
 
     def figures(self, metric: str, probabilities: Array, target: Array) -> list[NDArray[np.float64]]:
         error = np.abs(self.predict(probabilities) - target).astype(np.float64)

@@ -22,7 +22,8 @@ class Batch(NamedTuple):
     """One mini-batch.
 
     `inputs[m]` is what the encoder of modality m takes: a tensor, a `Padded`, or precomputed `Features`.
-    `present[m]` is (B,) bool where a sample may lack modality m; a modality without an entry is there for every sample.
+    `present[m]` is (B,) bool where a sample may lack modality m; a modality without an entry is there for every sample. Its
+    input then holds finite numbers all the same, best zeros: a NaN would reach the gradient through the zero it is masked by.
     """
 
     inputs: dict[str, Any]

@@ -12,7 +12,7 @@ HAVE_COEFFICIENTS = {"AGM", "MLB", "MSLR", "OGM", "OGM_GE", "PMR"}
 STEPS, STEPS_AN_EPOCH = 20, 5
 # The first process alone lacks modality m1 in the second half of the steps; in one step both do.
 PRESENT = torch.tensor([False] * 4 + [True, False, True, True])
-CASES = {
+CASES: dict[str, tuple[str, dict[str, str], bool]] = {
     f"{name}{'/missing' if missing else ''}": (name, {}, missing) for name in BALANCERS for missing in (False, True)
 }
 CASES["MLB/update"] = ("MLB", {"apply_to": "update"}, False)
@@ -34,7 +34,7 @@ def train(name, options, missing):
     optimizer = torch.optim.SGD(model.param_groups(0.02), momentum=0.9)
     balancer.attach(optimizer)
     balancer.check(model, TASK)
-    seen = {}
+    seen: dict[str, torch.Tensor] = {}
     for number in range(STEPS):
         if number % STEPS_AN_EPOCH == 0:
             balancer.start_epoch(model, [batch_of(i, missing) for i in range(STEPS_AN_EPOCH)])

@@ -130,11 +130,10 @@ def test_window_of_epochs_is_inclusive():
         step, _ = backward(balancer, model)
         seen.append(bool(balancer.modulate(step)))
     assert seen == [False, True, True, False]
-    step, _ = backward(MLB(epochs=(1, 2)), model)  # an own loop that tells no epochs
     resumed = MLB(epochs=(1, 2))
     resumed.load_state_dict(balancer.state_dict())
     assert not resumed.active
-    assert MLB(epochs=(1, 2)).active
+    assert MLB(epochs=(1, 2)).active  # an own loop that tells no epochs
 
 
 # apply_to="update" ----------------------------------------------------------------------------------------------------
@@ -172,7 +171,7 @@ def adamw(groups):
 
 def test_plain_sgd_moves_by_rate_times_coefficient():
     model = make_model()
-    step, _ = backward(MultiLoss(), model)
+    backward(MultiLoss(), model)
     plain = grads(model)
     start, after, (k,) = train("update", sgd)
     assert k["m0"] != 1
@@ -190,9 +189,10 @@ def test_both_ways_agree_for_plain_sgd_and_differ_with_momentum():
 
 
 def test_momentum_of_update_is_the_plain_buffer_times_the_coefficient():
-    start, after, ks = train("update", momentum, 3)
+    _, after, ks = train("update", momentum, 3)
     model = make_model()
-    position, buffer = dict(model.named_parameters()), {}
+    position: dict = dict(model.named_parameters())
+    buffer: dict = {}
     for number, k in enumerate(ks):
         MultiLoss().backward(make_step(model, make_batch(seed=number)))
         for name, p in position.items():
@@ -236,7 +236,7 @@ def test_adam_hardly_notices_constant_gradient_scaling_but_follows_updates():
 def test_adam_with_gradient_scaling_warns():
     model = make_model()
     for make in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop):
-        with pytest.warns(AdaptiveOptimizerWarning, match=f"{make.__name__}.*apply_to='update'"):
+        with pytest.warns(AdaptiveOptimizerWarning, match=rf"{make.__name__}.*apply_to='update'"):
             MLB().attach(make(model.parameters(), lr=0.1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -261,7 +261,7 @@ def test_bad_settings():
     for alpha in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="alpha"):
             MLB(alpha=alpha)
-    with pytest.raises(InputError, match="beta_max=0.5"):
+    with pytest.raises(InputError, match=r"beta_max=0.5"):
         MLB(beta_max=0.5)
     with pytest.raises(InputError, match="apply_to='rate'"):
         MLB(apply_to="rate")

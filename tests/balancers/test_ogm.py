@@ -1,5 +1,7 @@
 """OGM and OGM-GE: rule, filter, noise."""
 
+# mypy: disable-error-code="operator"
+
 import math
 
 import pytest

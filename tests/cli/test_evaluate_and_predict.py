@@ -33,7 +33,9 @@ def test_evaluates_another_part_and_another_table(
 
 
 def test_predicts_a_table_without_labels(media: Path, media_run: Path, tmp_path: Path) -> None:
-    rows = [dict(zip(("id", "photo", "sound"), line.split(","), strict=False)) for line in media.read_text().split()[1:]]
+    rows = [
+        dict(zip(("id", "photo", "sound"), line.split(","), strict=False)) for line in media.read_text().split()[1:]
+    ]
     table = write_csv(media.parent / "unlabelled.csv", [{k: row[k] for k in ("sound", "photo", "id")} for row in rows])
     out = tmp_path / "deep" / "p.csv"
     polymodal("predict", media_run, table, "--out", out)

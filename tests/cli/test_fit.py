@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.cli import tables
-from tests.cli.run import QUICK, answer, csv, metrics, polymodal, process
+from tests.cli.run import FILES, QUICK, answer, csv, metrics, polymodal, process, same
 from tests.cli.tables import NUMBERS
 
 BLOCK = {"accuracy", "f1_macro", "f1_weighted", "ece", "loss"}
@@ -99,7 +99,7 @@ def test_dry_run_trains_nothing_and_writes_nothing(
     plan = answer(capsys, "fit", media, "--label", "label", "--balancer", "mlb", "--dry-run", "--out", tmp_path / "run")
     assert plan["splits"] == {"train": 32, "valid": 4, "test": 4}
     assert {m: one["kind"] for m, one in plan["modalities"].items()} == {"photo": "image", "sound": "audio"}
-    assert plan["classes"]["train"] == {"ant": 11, "bee": 11, "cat": 10}
+    assert plan["classes"]["train"] == {"ant": 12, "bee": 10, "cat": 10}
     assert plan["parameters"] > sum(one["parameters"] for one in plan["modalities"].values())
     assert list(tmp_path.iterdir()) == []
     assert sorted(media.parent.iterdir()) == before
@@ -148,15 +148,29 @@ def test_validation_from_a_second_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert again["loss"] == pytest.approx(found["valid"]["loss"])
 
 
-def test_a_process_of_its_own_is_quiet_and_machine_readable(numbers: Path, tmp_path: Path) -> None:
-    done = process("fit", numbers, "--label", "label", *NUMBERS, *QUICK, cwd=tmp_path)
+def test_one_seed_gives_the_same_bytes_and_another_does_not(numbers: Path, tmp_path: Path) -> None:
+    arguments = ("--label", "label", *NUMBERS, *QUICK, "--balancer", "ogm_ge", "balancer.param_filter=weights")
+    dropout = ("encoders.a.name=mlp", "encoders.a.dropout=0.5")
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        polymodal("fit", numbers, *arguments, *dropout, "--seed", seed, "--out", tmp_path / name)
+    assert same(tmp_path / "one", tmp_path / "two")
+    for file in FILES:
+        assert (tmp_path / "one" / file).read_bytes() != (tmp_path / "three" / file).read_bytes()
+
+
+def test_a_process_of_its_own_is_quiet_and_repeats_the_bytes(numbers: Path, tmp_path: Path) -> None:
+    arguments = ("fit", numbers, "--label", "label", *NUMBERS, *QUICK)
+    done = process(*arguments, cwd=tmp_path)
     found = json.loads(done.stdout)
     assert found["run"] == "run-numbers-1"
     assert "\x1b" not in done.stdout + done.stderr
     assert all(line.startswith("note: ") for line in done.stderr.splitlines()), done.stderr
-    listed = process("predict", "run-numbers-1", numbers, "--out", "p.csv", cwd=tmp_path)
-    assert "60 predictions in p.csv" in listed.stderr
-    refused = process("fit", numbers, "--label", "nope", check=False, cwd=tmp_path)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("polymodal: error: ")
-    assert len(refused.stderr.splitlines()) == 1
+    polymodal(*arguments, "--out", tmp_path / "here")
+    assert same(tmp_path / "run-numbers-1", tmp_path / "here")
+
+
+def test_a_process_that_fails_says_so_in_one_line(tmp_path: Path) -> None:
+    refused = process("fit", "table.csv", "epochs", check=False, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "polymodal: error: name the label column with --label COLUMN\n"
+    assert list(tmp_path.iterdir()) == []

@@ -26,19 +26,15 @@ class Bottleneck(Adapter):
 
 
 def test_it_joins_frozen_encoders_and_padding_changes_nothing():
-    encoders = {
-        "a": Attention(3, 4, depth=2).requires_grad_(False),
-        "v": Attention(5, 4, depth=4).requires_grad_(False),
-    }
+    encoders = {"a": Attention(3, 4, depth=2), "v": Attention(5, 4, depth=4)}
     model = MultimodalModel(encoders, Concat({"a": 4, "v": 4}, 2), adapter=Bottleneck())
-    sound, video = torch.randn(2, 6, 3), torch.randn(2, 5, 5)
-    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
-    loud = Padded(torch.cat([torch.where(mask[..., None], sound, 9.0), torch.full((2, 3, 3), 7.0)], 1),
-                  torch.cat([mask, torch.zeros(2, 3, dtype=torch.bool)], 1))  # fmt: skip
+    model.encoders.requires_grad_(False)
+    sound, video, mask = torch.randn(2, 6, 3), torch.randn(2, 5, 5), torch.arange(6) < torch.tensor([[6], [4]])
+    longer = torch.cat([torch.where(mask[..., None], sound, 9.0), torch.full((2, 3, 3), 7.0)], 1)
     out = model({"a": Padded(sound, mask), "v": video})
-    torch.testing.assert_close(model({"a": loud, "v": video}).logits, out.logits)
-    assert not torch.equal(
-        model({"a": Padded(sound, mask), "v": video + 1}).features["a"].pooled, out.features["a"].pooled
-    )
+    padded = model({"a": Padded(longer, torch.arange(9) < torch.tensor([[6], [4]])), "v": video})
+    torch.testing.assert_close(padded.logits, out.logits)
+    other = model({"a": Padded(sound, mask), "v": video + 1})
+    assert not torch.equal(other.features["a"].pooled, out.features["a"].pooled)
     out.features["a"].pooled.sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == {"adapter.tokens"}

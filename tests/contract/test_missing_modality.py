@@ -1,5 +1,7 @@
 """Probe: a batch in which modalities are missing, one of them for every sample."""
 
+# mypy: disable-error-code="union-attr"
+
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ def test_absent_modalities_take_no_part(balancer):
         found.append({"loss": loss, "logits": step.output.logits} | coefficients | grads(model))
         assert "m2" not in coefficients  # it keeps its pace
         for p in model.parameters_of("m2", ("encoder", "head", "fusion")):
-            assert torch.equal(p.grad, torch.zeros_like(p))
+            assert not p.grad.any()
         if coefficients:
             assert coefficients["m0"] != coefficients["m1"]
             assert any(not torch.equal(before[n], g) for n, g in grads(model).items())

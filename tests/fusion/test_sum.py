@@ -1,5 +1,7 @@
 """Sum adds whole linear layers, in training and in evaluation alike."""
 
+# mypy: disable-error-code="index"
+
 import torch
 
 from polymodal.fusion import Sum

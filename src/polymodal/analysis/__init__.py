@@ -1,3 +1,5 @@
 """Analyses of trained models."""
 
-__all__: list[str] = []
+from polymodal.analysis.reports import compare, report
+
+__all__ = ["compare", "report"]

@@ -57,7 +57,9 @@ def linear_probe(
 
 
 @torch.no_grad()
-def encoder_features(model: MultimodalModel, loader: Iterable[Batch]) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+def encoder_features(
+    model: MultimodalModel, loader: Iterable[Batch]
+) -> tuple[dict[str, Array], Array, dict[str, Array]]:
     """Pooled features of every sample, in evaluation mode; the model's modes are restored.
 
     Returns:

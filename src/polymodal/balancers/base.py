@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from polymodal.balancers.collapse import Bound
 from polymodal.balancers.prototypes import size_from_state
 from polymodal.balancers.scores import Score, resolve_score
 from polymodal.distributed import all_sum
@@ -84,6 +85,10 @@ class Balancer(nn.Module):
     def coefficients(self, scores: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
         """0-dim coefficient of each modality from its mean score over the optimiser step; none by default."""
         return {}
+
+    def bounds(self) -> tuple[Bound, ...]:
+        """What the coefficients approach, for the collapse guard (`polymodal.balancers.collapse`); nothing by default."""
+        return ()
 
     def rescale(self, grad: Tensor, coefficient: Tensor) -> None:
         """Change one gradient in place."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from polymodal.balancers.collapse import Bound
 from polymodal.balancers.multi_loss import MultiLoss
 from polymodal.balancers.scores import Score
 from polymodal.errors import InputError
@@ -104,3 +106,8 @@ class MLB(MultiLoss):
     def coefficients(self, scores: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
         ratios = mlb_ratios(torch.stack(list(scores.values())), errors=task.score_is_error, eps=self.eps)
         return dict(zip(scores, mlb_coefficients(ratios, self.alpha, self.beta_max), strict=True))
+
+    def bounds(self) -> tuple[Bound, ...]:
+        fastest = 2.0 if self.beta_max is None else float(self.beta_max)
+        slowest = 1 - math.tanh(self.alpha)
+        return Bound(slowest, "1 - tanh(alpha)", "alpha"), Bound(fastest, "beta_max", "beta_max")

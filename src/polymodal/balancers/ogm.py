@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from polymodal.balancers.base import Balancer
+from polymodal.balancers.collapse import Bound
 from polymodal.balancers.mlb import mlb_ratios
 from polymodal.balancers.scores import Score
 from polymodal.errors import InputError
@@ -50,10 +52,9 @@ def ogm_coefficients(ratios: Tensor, alpha: float) -> Tensor:
         >>> ogm_coefficients(torch.tensor([1.0, 1.0]), alpha=0.3)
         tensor([0.7087, 1.0000])
     """
+    leads = ratios > 1 + 1e-6  # above 1 by rounding alone, equal scores would all be slowed
     if len(ratios) == 2:
         leads = torch.stack([ratios[1] <= 1, ratios[1] > 1])
-    else:
-        leads = ratios > 1 + 1e-6  # above 1 by rounding alone, equal scores would all be slowed
     return torch.where(leads, 1 - torch.tanh(alpha * ratios), torch.ones_like(ratios))
 
 
@@ -114,6 +115,10 @@ class OGM(Balancer):
     def coefficients(self, scores: dict[str, Tensor], task: Task) -> dict[str, Tensor]:
         ratios = ogm_ratios(torch.stack(list(scores.values())), errors=task.score_is_error, eps=self.eps)
         return dict(zip(scores, ogm_coefficients(ratios, self.alpha), strict=True))
+
+    def bounds(self) -> tuple[Bound, ...]:
+        # A leading modality gets this much or less; one that lags is left alone.
+        return (Bound(1 - math.tanh(self.alpha), "1 - tanh(alpha)", "alpha"),)
 
     def parameters_of(self, model: Model, modality: str) -> list[nn.Parameter]:
         keep, _ = _FILTERS[self.param_filter]

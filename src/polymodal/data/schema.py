@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 from polymodal.data.columns import check_cells, infer_kind
 from polymodal.data.labels import LabelKind, infer_label
 from polymodal.data.table import Table, nearest
 from polymodal.errors import InputError
+from polymodal.names import modality_problem
 
-__all__ = ["KINDS", "Modality", "Schema", "infer"]
+__all__ = ["KINDS", "Modality", "Schema", "find_modalities", "infer"]
 
 KINDS = ("image", "audio", "video", "text", "numeric", "categorical", "vector")
 SPLIT_NAMES = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "valid")
@@ -102,11 +102,7 @@ def infer(
     if split is None and "split" in table.columns and label != "split" and _is_split(table):
         split = "split"
     found = infer_label(table, label, task=task, separator=separator)
-    if modalities:
-        notes: list[str] = []
-        chosen = _explicit(table, modalities, label)
-    else:
-        chosen, notes = _inferred(table, {column for column in (label, id, split, group) if column})
+    chosen, notes = find_modalities(table, modalities, label, {column for column in (id, split, group) if column})
     if not chosen:
         reasons = "; ".join(notes) or "every column is the label, an id, a split or a group"
         remedy = "name one with --modality NAME=COLUMN:KIND"
@@ -114,6 +110,25 @@ def infer(
     roles = [f"{role} column {column!r}" for role, column in (("id", id), ("split", split), ("group", group)) if column]
     notes = ([", ".join(roles) + ": not used as a feature"] if roles else []) + notes
     return _schema(label, found, chosen, id, split, group, notes)
+
+
+def find_modalities(
+    table: Table, specs: Sequence[str], label: str | None, reserved: set[str]
+) -> tuple[dict[str, Modality], list[str]]:
+    """Modalities by name and notes: those of `specs` ("NAME=COLUMN:KIND"), or all that the cells suggest.
+
+    Args:
+        table: the samples.
+        specs: as `modalities` of `infer`.
+        label: label column, if there is one.
+        reserved: columns with another role, which are not inferred.
+
+    Raises:
+        InputError: see `infer`.
+    """
+    if specs:
+        return _explicit(table, specs, label), []
+    return _inferred(table, reserved | ({label} if label else set()))
 
 
 def _schema(
@@ -135,7 +150,7 @@ def _is_split(table: Table) -> bool:
     return any(isinstance(cell, str) and cell.strip().lower() in SPLIT_NAMES for cell in table.cells("split"))
 
 
-def _explicit(table: Table, specs: Sequence[str], label: str) -> dict[str, Modality]:
+def _explicit(table: Table, specs: Sequence[str], label: str | None) -> dict[str, Modality]:
     chosen: dict[str, Modality] = {}
     for spec in specs:
         modality = _parse(table, spec)
@@ -143,7 +158,7 @@ def _explicit(table: Table, specs: Sequence[str], label: str) -> dict[str, Modal
             raise InputError(f"--modality {spec}: the name {modality.name!r} is given twice; choose another")
         if label in modality.columns:
             raise InputError(f"--modality {spec}: {label!r} is the label column, and the label cannot be an input")
-        problem = name_problem(modality.name)
+        problem = modality_problem(modality.name)
         if problem:
             raise InputError(f"--modality {spec}: {problem}; choose another name before the '='")
         for column in modality.columns:
@@ -193,24 +208,8 @@ def _inferred(table: Table, reserved: set[str]) -> tuple[dict[str, Modality], li
     return chosen, notes
 
 
-def name_problem(name: str) -> str | None:
-    """Why a model cannot have a part of this name; None if it can."""
-    if not name:
-        return "a modality needs a name"
-    if "." in name:
-        return f"the name {name!r} has a dot, which separates the parts of a model"
-    return f"the name {name!r} is taken by torch" if name in _taken() else None
-
-
-@cache
-def _taken() -> frozenset[str]:
-    from torch import nn
-
-    return frozenset(dir(nn.ModuleDict()))
-
-
 def _usable_name(column: str, used: set[str]) -> str:
     name = column.strip().replace(".", "_") or "modality"
-    while name_problem(name) or name in used:
+    while modality_problem(name) or name in used:
         name += "_column"
     return name

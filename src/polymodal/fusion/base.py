@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import InputError
+from polymodal.names import check_modalities
 from polymodal.types import Features, Pair
 
 __all__ = ["Fusion", "Part", "shown"]
@@ -34,6 +35,7 @@ class Fusion(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], outputs: int) -> None:
         super().__init__()
+        check_modalities(dims)
         few, most = self.modalities_allowed
         if len(dims) < few or (most is not None and len(dims) > most):
             wanted = f"exactly {few}" if few == most else f"{few} to {most}" if most else f"at least {few}"

@@ -120,7 +120,8 @@ class Setup:
 
     def seed(self, stage: str) -> None:
         """Seed the random choices of one stage from the run's seed and the stage's name."""
-        torch.manual_seed((self.config.seed << 32) + zlib.crc32(stage.encode()))
+        # torch's generator reads the low 32 bits alone, so both must be mixed into these.
+        torch.manual_seed(zlib.crc32(f"{self.config.seed} {stage}".encode()))
 
     def fusion(self, dims: Mapping[str, int], part: Mapping[str, Any]) -> Fusion:
         """The fusion of that name and settings over modalities of those widths."""
@@ -205,11 +206,11 @@ class Setup:
         self.finished[stage] = model, history
         return model, history
 
-    def evaluate(self, model: MultimodalModel) -> Evaluation:
-        """Figures of a model on the validation split."""
+    def evaluate(self, model: MultimodalModel, *, masking: bool = False) -> Evaluation:
+        """Figures of a model on the validation split; `masking` as in `polymodal.evaluate`."""
         if self.valid is None:
             raise InputError("there is no validation split to compare models on")
-        return evaluate(model, self.loaders(model.modalities)[1] or self.valid, self.task)
+        return evaluate(model, self.loaders(model.modalities)[1] or self.valid, self.task, masking=masking)
 
 
 def _optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:

@@ -1,0 +1,132 @@
+"""What several benchmarks share: expanding a data set, results that survive a kill, and means with standard errors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import polymodal
+from polymodal.progress import Progress
+
+Settings = dict[str, Any]
+
+
+def expanded(data: Path, name: str, folder: Path, *options: str) -> Path:
+    """The table that DATA/expand.py writes into `folder`, where it is kept."""
+    out = folder / "-".join([name, *options]).replace("--", "")
+    if not any(out.glob("table.*")):
+        command = [sys.executable, str(data / "expand.py"), name, str(out), *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return next(out.glob("table.*"))
+
+
+def source_digest(*rooms: str) -> str:
+    """Fingerprint of the library's files in these rooms (folders, or files without .py), so that old results are not reused."""
+    root = Path(polymodal.__file__).parent
+    digest = hashlib.sha256()
+    for room in sorted(rooms):
+        files = sorted((root / room).rglob("*.py")) if (root / room).is_dir() else [root / f"{room}.py"]
+        for file in files:
+            digest.update(str(file.relative_to(root)).encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Results:
+    """Finished runs as JSON lines, by a key of their settings and the library's source."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        self.path, self.source = path, source
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line that was being written when the process was killed
+                self.rows[row["key"]] = row
+
+    def key(self, settings: Settings) -> str:
+        text = json.dumps({**settings, "source": self.source}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __getitem__(self, settings: Settings) -> dict[str, Any]:
+        return self.rows[self.key(settings)]
+
+    def add(self, settings: Settings, found: dict[str, Any]) -> None:
+        row = {"key": self.key(settings), "settings": settings, **found}
+        self.rows[row["key"]] = row
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def run(
+        self, wanted: Iterable[Settings], work: Callable[[Settings], dict[str, Any]], *, title: str, workers: int
+    ) -> None:
+        """Do what is not done yet in `workers` processes of one thread each; `work` must be importable."""
+        todo = {self.key(one): one for one in wanted if self.key(one) not in self.rows}
+        began = time.perf_counter()
+        context = multiprocessing.get_context("spawn")
+        with (
+            Progress(title, len(todo)) as bar,
+            ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_one_thread) as pool,
+        ):
+            futures = {pool.submit(work, one): one for one in todo.values()}
+            for done, future in enumerate(as_completed(futures), 1):
+                self.add(futures[future], future.result())
+                bar.advance()
+                if not sys.stderr.isatty() and (done % 10 == 0 or done == len(todo)):
+                    left = (time.perf_counter() - began) / done * (len(todo) - done)
+                    print(f"{title}: {done} of {len(todo)} runs, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
+
+
+def _one_thread() -> None:
+    import logging
+
+    import torch
+
+    torch.set_num_threads(1)
+    logging.getLogger("polymodal").setLevel(logging.ERROR)
+
+
+def mean_sd(values: Sequence[float], digits: int = 3) -> str:
+    """"mean ± standard deviation" over seeds."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return f"{float(np.mean(values)):.{digits}f} ± {spread:.{digits}f}"
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the differences `one - other`, seed by seed."""
+    difference = np.asarray(one) - np.asarray(other)
+    error = float(np.std(difference, ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
+    return float(difference.mean()), error
+
+
+def signed(difference: tuple[float, float]) -> str:
+    """"+.019 (.007)": a paired difference with its standard error."""
+    return f"{difference[0]:+.3f} ({difference[1]:.3f})"
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def circumstances() -> str:
+    """Command, versions and machine, for beneath a table."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("polymodal", "torch", "numpy", "scikit-learn"))
+    command = " ".join(["python", *sys.argv])
+    return f"`{command}`\n\n{packages}, Python {sys.version.split()[0]}, {os.cpu_count()} processors."

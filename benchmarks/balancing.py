@@ -1,0 +1,492 @@
+"""Every balancing method under one equal budget, on five small real sets and on synthetic ones with known Bayes accuracy.
+
+    python benchmarks/balancing.py ../shared/data [--minutes 90 | --full] [--check] [--out FILE] [--cache FOLDER]
+    python benchmarks/balancing.py ../shared/data --sets mosi --methods joint mlb ume --seeds 1 --epochs 2   # a smoke test
+    python benchmarks/balancing.py --draw > benchmarks/balancing_trials.json
+
+Each method has the trials of `balancing_trials.json`, drawn once from a seed and the published ranges, before anything was
+run: equally many, at the same learning rates. A trial is chosen by validation accuracy (then loss) at the last epoch over
+the first two seeds, and trained on all seeds; its test accuracy is what the table shows, with the standard deviation over
+seeds, the paired difference to joint training with its standard error, the probe accuracy of each encoder and the ECE.
+
+Every run is a line of FOLDER/runs.jsonl as soon as it ends, so that the same command goes on where it was stopped (until
+the library's source changes). Two
+processes of one thread each. With a time limit, a cell (method x set) is begun only if it should end in time; what is left out
+is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, paired, signed, source_digest
+
+ROOMS = (
+    "balancers", "encoders", "fusion", "data", "adapters", "recipes", "analysis/linear_probe", "model", "fit", "evaluate",
+    "tasks", "types", "metrics", "distributed",
+)  # fmt: skip
+TRIALS = Path(__file__).with_name("balancing_trials.json")
+SELECT = 2  # seeds a trial is chosen by
+SETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "digits_noisy": ("grid_digits", ("--snr", "-5"), ("video=video:video", "audio=audio:audio")),
+    "digits_clean": ("grid_digits", (), ("video=video:video", "audio=audio:audio")),
+    "av_digits": ("av_digits", (), ("image=image:image", "audio=audio:audio")),
+    "mosi": ("mosi_utt", (), ()),
+    "emoji_name": ("emoji_groups", (), ("image=image:image", "name=name:text")),
+}
+"""What expand.py is asked for, and the columns that are used."""
+SGD = {"name": "sgd", "lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
+ADAM = {"name": "adam", "lr": 2e-3, "weight_decay": 1e-4}
+MLB = {"name": "mlb", "alpha": 0.5, "beta_max": 10}
+UPDATE = {**MLB, "apply_to": "update"}
+SYNTHETIC: dict[str, dict[str, dict[str, Any]]] = {
+    "d1b_sgd": {
+        "joint": {"optimizer": SGD},
+        "ume": {"optimizer": SGD, "recipe": "ume"},
+        "multi_loss": {"optimizer": SGD, "balancer": "multi_loss"},
+        "mlb_update": {"optimizer": SGD, "balancer": UPDATE},
+    },
+    "d1a_adam": {
+        "multi_loss": {"optimizer": ADAM, "balancer": "multi_loss"},
+        "mlb": {"optimizer": ADAM, "balancer": MLB},
+        "mlb_update": {"optimizer": ADAM, "balancer": UPDATE},
+    },
+    "d2": {
+        "joint": {"optimizer": SGD},
+        "ume": {"optimizer": SGD, "recipe": "ume"},
+        "mlp": {"optimizer": SGD, "fusion": "mlp"},
+        "lmf": {"optimizer": SGD, "fusion": "lmf"},
+    },
+}
+"""Settings of the synthetic rows, which are fixed by SCIENCE and not chosen."""
+CLAIMS: list[tuple[str, str, str, float, float]] = [
+    ("d1b_sgd", "ume", "joint", 0.07, 1),
+    ("d1b_sgd", "multi_loss", "joint", 0.10, 1),
+    ("d1b_sgd", "mlb_update", "multi_loss", 0.004, 1),
+    ("d1a_adam", "mlb", "multi_loss", -1, -0.008),
+    ("d1a_adam", "mlb_update", "multi_loss", -0.008, 1),
+    ("d2", "mlp", "ume", 0.18, 1),
+    ("d2", "lmf", "ume", 0.18, 1),
+    ("d2", "joint", "ume", -0.03, 0.03),
+]
+"""Set, method, what it is compared with, and the smallest and largest mean difference in test accuracy."""
+
+
+# The trials -----------------------------------------------------------------------------------------------------------
+
+RATES = (0.01, 0.03, 0.1)
+RANGES: dict[str, tuple[dict[str, Any], dict[str, tuple[float, float]]]] = {
+    "joint": ({"balancer": {"name": "joint"}}, {}),
+    "ume": ({"recipe": {"name": "ume"}}, {}),
+    "multi_loss": ({"balancer": {"name": "multi_loss"}}, {}),
+    "mlb": ({"balancer": {"name": "mlb"}}, {"balancer.alpha": (0.5, 5), "balancer.beta_max": (2, 20)}),
+    "mlb_update": ({"balancer": {"name": "mlb", "apply_to": "update"}}, {"like": (0, 0)}),
+    "ogm_ge": ({"balancer": {"name": "ogm_ge", "param_filter": "weights"}}, {"balancer.alpha": (0.1, 1)}),
+    "agm": ({"balancer": {"name": "agm", "zero": "features"}}, {"balancer.alpha": (1, 3)}),
+    "pmr": ({"balancer": {"name": "pmr"}}, {"balancer.alpha": (0.5, 3)}),
+    "mslr": ({"balancer": {"name": "mslr"}}, {"balancer.memory": (3, 20)}),
+    "mmpareto": ({"balancer": {"name": "mmpareto"}}, {"balancer.gamma": (1, 2)}),
+    "umt": ({"recipe": {"name": "umt"}}, {"recipe.weight": (1, 100)}),
+    "gblend": ({"recipe": {"name": "gblend"}}, {}),
+    "ogm": ({"balancer": {"name": "ogm", "param_filter": "weights"}}, {"balancer.alpha": (0.1, 1)}),
+}
+"""Fixed settings of each method, and ranges of what is drawn (log-uniform); `like` takes what the method before drew."""
+
+
+def draw(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """Three trials a method: each learning rate once, with settings drawn from the published ranges."""
+    random = np.random.default_rng(seed)
+    found: dict[str, list[dict[str, Any]]] = {}
+    drawn: list[dict[str, float]] = []
+    for method, (fixed, ranges) in RANGES.items():
+        if "like" not in ranges:
+            drawn = [
+                {
+                    key: round(float(np.exp(random.uniform(math.log(low), math.log(high)))), 2)
+                    for key, (low, high) in ranges.items()
+                }
+                for _ in RATES
+            ]
+        found[method] = []
+        for rate, values in zip(RATES, drawn, strict=True):
+            trial = json.loads(json.dumps(fixed)) | {"optimizer": {**SGD, "lr": rate}}
+            for key, value in values.items():
+                part, name = key.split(".")
+                trial[part][name] = round(value) if name == "memory" else value
+            found[method].append(trial)
+    return found
+
+
+# One run, in a worker -------------------------------------------------------------------------------------------------
+
+
+@cache
+def assembled(name: str, data: str, folder: str) -> Any:
+    """A predictor that has read and decoded a real set; each worker does it once."""
+    import polymodal as pm
+
+    kind, options, modalities = SETS[name]
+    predictor = pm.Predictor(label="label", modalities=list(modalities), show=False)
+    return predictor, predictor._assemble(str(expanded(Path(data), kind, Path(folder), *options)), None)
+
+
+def config_of(job: Settings) -> Any:
+    """Configuration of one run: its trial's settings, to the last epoch."""
+    from polymodal.config import load_config
+
+    train = {"epochs": job["epochs"], "select": "last", "device": "cpu"}
+    return load_config({"label": "label", "seed": job["seed"], "train": train, **job["trial"]})
+
+
+def real_setup(job: Settings, data: str, folder: str) -> tuple[Any, Any]:
+    """Set-up and test loader of one run on a real set."""
+    predictor, parts = assembled(job["data"], data, folder)
+    predictor.config = config_of(job)
+    return predictor._setup(parts, None), predictor._loader(parts.samples["test"], 256)
+
+
+def synthetic_setup(job: Settings) -> tuple[Any, Any]:
+    """Set-up and test loader of one run on a synthetic set: MLPs 64-64-32, batches of 50."""
+    from polymodal import names
+    from polymodal.data import synthetic
+    from polymodal.encoders import MLP
+    from polymodal.recipes.base import Setup
+    from polymodal.tasks import Classification
+
+    d1 = {"d1b_sgd": synthetic.D1B, "d1a_adam": synthetic.D1A}.get(job["data"])
+    seeds = (2 * job["seed"], 2 * job["seed"] + 1)
+    if d1 is not None:
+        train, test = (synthetic.d1(**{**d1, "n": n}, seed=s) for n, s in zip((d1["n"], 4000), seeds, strict=True))
+    else:
+        train, test = (synthetic.d2(n, s) for n, s in zip((1000, 4000), seeds, strict=True))
+    config = config_of(job)
+
+    def make_balancer() -> Any:
+        return names.resolve("balancers", config.balancer.name)(**config.balancer.arguments)
+
+    setup = Setup(
+        modalities=("x1", "x2"),
+        task=Classification(8 if d1 else 4),
+        config=config,
+        train=synthetic.ArrayLoader(train, 50, shuffle=True, seed=job["seed"]),
+        valid=None,
+        make_encoder=lambda m: MLP(train.inputs[m].shape[1], dim=32, hidden=[64, 64]),
+        make_balancer=make_balancer,
+        show=False,
+    )
+    return setup, synthetic.ArrayLoader(test, 1000)
+
+
+def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
+    """Train, then validation and test figures, and probes of the encoders."""
+    import torch
+
+    from polymodal import names
+    from polymodal.analysis.linear_probe import probe_encoders
+    from polymodal.evaluate import evaluate
+    from polymodal.recipes.base import Only
+    from polymodal.recipes.ume import ume
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    real = job["data"] in SETS
+    setup, test = real_setup(job, data, folder) if real else synthetic_setup(job)
+    recipe = names.resolve("recipes", setup.config.recipe.name)
+    with said() as warned:
+        result = recipe(setup, **setup.config.recipe.arguments)
+    seconds = time.perf_counter() - began
+
+    def figures(model: Any) -> dict[str, float]:
+        found = evaluate(model, Only(test, model.modalities), setup.task).metrics
+        return {"accuracy": found["accuracy"], "ece": found["ece"]}
+
+    row: dict[str, Any] = {
+        "test": figures(result.model),
+        "also": {},
+        "warned": warned,
+    }
+    if setup.config.recipe.name == "ume":
+        row["also"] = {f"{m} alone": figures(one) for m, one in result.unimodal.items()}
+        row["also"]["ume, logits"] = figures(ume(setup, "logit").model)
+    if real:
+        found = setup.evaluate(result.model).metrics
+        row["valid"] = {"accuracy": found["accuracy"], "loss": found["loss"]}
+        row["probe"] = probe_encoders(result.model, setup.train, test)
+    return row | {"seconds": round(seconds, 2)}
+
+
+@contextlib.contextmanager
+def said() -> Iterator[list[str]]:
+    """The library's warnings, instead of printing them."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    library = logging.getLogger("polymodal")
+    library.addHandler(handler)
+    library.propagate = False
+    try:
+        yield messages
+    finally:
+        library.removeHandler(handler)
+
+
+# What to run next -----------------------------------------------------------------------------------------------------
+
+
+class Cell:
+    """One method on one set: its trials on the first seeds, then the chosen one on the others."""
+
+    def __init__(
+        self, data: str, method: str, trials: list[Settings], seeds: int, epochs: int | None, results: Results
+    ) -> None:
+        self.data, self.method, self.trials, self.seeds = data, method, trials, seeds
+        self.epochs = epochs or (25 if data in SETS else 60)
+        self.rows: dict[tuple[int, int], dict[str, Any]] = {}
+        self.running: set[tuple[int, int]] = set()
+        self.failed = self.left_out = False
+        for place in product(range(len(trials)), range(seeds)):
+            key = results.key(self.settings(*place))
+            if key in results.rows:
+                self.rows[place] = results.rows[key]
+
+    def settings(self, trial: int, seed: int) -> Settings:
+        """All that decides one run."""
+        chosen = {"trial": self.trials[trial], "seed": seed, "epochs": self.epochs}
+        return {"data": self.data, "method": self.method, **chosen}
+
+    def chosen(self) -> int | None:
+        """The trial that validation prefers; None until all have been tried."""
+        if len(self.trials) == 1:
+            return 0
+        tried = range(min(SELECT, self.seeds))
+        if any((trial, seed) not in self.rows for trial in range(len(self.trials)) for seed in tried):
+            return None
+
+        def merit(trial: int) -> tuple[float, float]:
+            found = [self.rows[trial, seed]["valid"] for seed in tried]
+            return float(np.mean([f["accuracy"] for f in found])), -float(np.mean([f["loss"] for f in found]))
+
+        return max(range(len(self.trials)), key=merit)
+
+    def wanted(self) -> list[tuple[int, int]]:
+        """Runs that are still to be started."""
+        trial = self.chosen()
+        first = [(t, s) for t in range(len(self.trials)) for s in range(min(SELECT, self.seeds))]
+        todo = first if trial is None else [(trial, seed) for seed in range(self.seeds)]
+        return [one for one in todo if one not in self.rows and one not in self.running]
+
+    def left(self) -> int:
+        """Runs that are not done yet."""
+        last = max(self.seeds - SELECT, 0) if len(self.trials) > 1 else 0
+        return len(self.wanted()) + len(self.running) + (last if self.chosen() is None else 0)
+
+    def result(self) -> list[dict[str, Any]]:
+        """The chosen trial's runs, by seed; empty until all are done."""
+        trial = self.chosen()
+        found = [self.rows.get((trial, seed)) for seed in range(self.seeds)] if trial is not None else [None]
+        return [row for row in found if row is not None] if None not in found else []
+
+
+class Clock:
+    """What runs have taken, and what others will take."""
+
+    def __init__(self, cells: list[Cell], budget: float | None) -> None:
+        self.cells, self.budget, self.began = cells, budget, time.perf_counter()
+
+    def spent(self) -> float:
+        return time.perf_counter() - self.began
+
+    def cost(self, cell: Cell) -> float:
+        """Seconds of both workers that the cell still takes; 0 while nothing is known."""
+        kinds: dict[str, list[float]] = defaultdict(list)
+        for one in self.cells:
+            for row in one.rows.values():
+                near = "cell" if one is cell else "set" if one.data == cell.data else "any"
+                kinds[near].append(row["seconds"])
+        known = next((kinds[near] for near in ("cell", "set", "any") if kinds[near]), [0.0])
+        return cell.left() * float(np.median(known)) / 2
+
+    def left(self) -> float:
+        """Seconds until all is done that was not left out."""
+        return sum(self.cost(cell) for cell in self.cells if not cell.left_out and not cell.failed)
+
+    def next(self) -> tuple[Cell, tuple[int, int]] | None:
+        """The next run: begun cells first, then each that should end in time."""
+        if self.budget is not None and self.spent() > self.budget:
+            return None
+        waiting = [cell for cell in self.cells if cell.wanted() and not cell.failed and not cell.left_out]
+        begun = [cell for cell in waiting if cell.rows or cell.running]
+        if begun:
+            return begun[0], begun[0].wanted()[0]
+        promised = sum(self.cost(cell) for cell in self.cells if cell.running)
+        for cell in waiting:
+            if self.budget is None or self.spent() + promised + self.cost(cell) <= self.budget:
+                return cell, cell.wanted()[0]
+            cell.left_out = True
+        return None
+
+
+def work(cells: list[Cell], results: Results, data: Path, budget: float | None) -> None:
+    """Run all that is wanted, two at a time, and write every run down as it ends."""
+    clock = Clock(cells, budget)
+    done = sum(len(cell.rows) for cell in cells)
+    total = done + sum(cell.left() for cell in cells)
+    running: dict[Future[dict[str, Any]], tuple[Cell, tuple[int, int]]] = {}
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        while True:
+            while len(running) < 2 and (found := clock.next()) is not None:
+                cell, place = found
+                cell.running.add(place)
+                future = pool.submit(run, cell.settings(*place), str(data), str(results.path.parent))
+                running[future] = cell, place
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell, place = running.pop(future)
+                cell.running.discard(place)
+                done += 1
+                if (error := future.exception()) is not None:
+                    cell.failed = True
+                    print(f"{cell.data}/{cell.method}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                    continue
+                row = cell.rows[place] = future.result()
+                results.add(cell.settings(*place), row)
+                print(
+                    f"[{done}/{total}, {clock.spent() / 60:.1f} min, about {clock.left() / 60:.0f} min left] {cell.data}/"
+                    f"{cell.method} trial {place[0] + 1} seed {place[1]}: test {row['test']['accuracy']:.3f} "
+                    f"({row['seconds']:.1f} s)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+def gap(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> tuple[float, float]:
+    """Mean difference in test accuracy over the same seeds, and its standard error."""
+    return paired([row["test"]["accuracy"] for row in rows], [row["test"]["accuracy"] for row in others])
+
+
+def table(data: str, cells: list[Cell]) -> str:
+    """Markdown of one set."""
+    own = {cell.method: cell for cell in cells if cell.data == data and cell.result()}
+    if not own:
+        return f"### {data}\n\nNothing was run to the end."
+    modalities = list(next(iter(own.values())).result()[0].get("probe", {}))
+    joint = own["joint"].result() if "joint" in own else None
+
+    def line(name: str, settings: str, rows: list[dict[str, Any]]) -> list[str]:
+        accuracy, ece = ([row["test"][key] for row in rows] for key in ("accuracy", "ece"))
+        over = signed(gap(rows, joint)) if joint and name != "joint" else ""
+        probes = [mean_sd([row["probe"][m] for row in rows]) if "probe" in rows[0] else "" for m in modalities]
+        seconds = f"{np.median([row['seconds'] for row in rows]):.1f}" if "seconds" in rows[0] else ""
+        return [name, settings, mean_sd(accuracy), over, *probes, mean_sd(ece), seconds]
+
+    lines, notes = [], []
+    for method, cell in own.items():
+        rows = cell.result()
+        lines.append(line(method, shown(cell.trials[cell.chosen() or 0]), rows))
+        lines += [line(name, f"as {method}", [{"test": row["also"][name]} for row in rows]) for name in rows[0]["also"]]
+        for text in sorted({text for row in cell.rows.values() for text in row["warned"]}):
+            count = sum(text in row["warned"] for row in cell.rows.values())
+            notes.append(f"* {method}, {count} of {len(cell.rows)} runs: {text}")
+    heads = ["method", "chosen", "test", "over joint (se)", *[f"probe {m}" for m in modalities], "ECE", "seconds"]
+    return "\n\n".join([f"### {data}", markdown(heads, lines), *(["\n".join(notes)] if notes else [])])
+
+
+def shown(trial: Settings) -> str:
+    """What was drawn of a trial, in a few words."""
+    words = [f"lr {trial['optimizer']['lr']:g}"]
+    for part in ("balancer", "recipe"):
+        if isinstance(trial.get(part), dict):
+            words += [f"{key} {value:g}" for key, value in trial[part].items() if isinstance(value, int | float)]
+    return ", ".join(words)
+
+
+def claims(cells: list[Cell]) -> tuple[str, bool]:
+    """Markdown of what must hold on the synthetic sets, and whether all of it was measured and does."""
+    found = {(cell.data, cell.method): cell.result() for cell in cells}
+    lines, good = [], True
+    for data, method, other, low, high in CLAIMS:
+        one, two = found.get((data, method)), found.get((data, other))
+        asked = f"{low:g} to {high:g}" if low > -1 and high < 1 else f">= {low:g}" if high == 1 else f"<= {high:g}"
+        measured = gap(one, two) if one and two else None
+        holds = measured is not None and low <= measured[0] <= high
+        good &= holds
+        told = "not run" if measured is None else signed(measured)
+        lines.append([data, f"{method} - {other}", told, asked, "yes" if holds else "NO"])
+    return "### Claims\n\n" + markdown(["set", "difference", "measured (se)", "asked", "holds"], lines), good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--full", action="store_true", help="no time limit")
+    parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
+    parser.add_argument("--cache", type=Path, default=Path("build/balancing"), help="expanded sets and finished runs")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="instead of 25 (real sets) and 60 (synthetic)")
+    parser.add_argument("--sets", nargs="*", choices=[*SYNTHETIC, *SETS], default=[*SYNTHETIC, *SETS])
+    parser.add_argument("--methods", nargs="*", help="of the real sets; all by default")
+    parser.add_argument("--draw", action="store_true", help="print the list of trials and stop")
+    args = parser.parse_args()
+    if args.draw:
+        print(json.dumps(draw(), indent=1))
+        return 0
+    if args.data is None:
+        parser.error("give the folder of the data")
+    trials = json.loads(TRIALS.read_text())
+    unknown = sorted(set(args.methods or ()) - set(trials))
+    if unknown:
+        parser.error(f"methods {unknown}; there are {', '.join(trials)}")
+    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
+    results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
+    synthetic = [data for data in SYNTHETIC if data in args.sets]
+    real = [data for data in SETS if data in args.sets]
+    wanted = [(data, method, [settings]) for data in synthetic for method, settings in SYNTHETIC[data].items()]
+    methods = [method for method in trials if not args.methods or method in args.methods]
+    wanted += [(data, method, trials[method]) for method in methods for data in real]
+    cells = [Cell(data, method, tried, args.seeds, args.epochs, results) for data, method, tried in wanted]
+    for data in real:
+        kind, options, _ = SETS[data]
+        expanded(args.data, kind, args.cache, *options)
+    work(cells, results, args.data, None if args.full else args.minutes * 60)
+    told, good = claims(cells)
+    texts = [table(data, cells) for data in (*real, *synthetic)] + ([told] if synthetic else [])
+    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
+    failed = any(cell.failed for cell in cells)
+    if missing:
+        texts.append(f"Not run to the end ({'failed, or ' if failed else ''}out of time): {', '.join(missing)}.")
+    texts.append(
+        f"{args.seeds} seeds, mean ± standard deviation; differences paired by seed with their standard error. Trials were "
+        f"chosen on validation over the first {min(SELECT, args.seeds)} seeds."
+    )
+    text = "\n\n".join([*texts, circumstances()]) + "\n"
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text, encoding="utf-8")
+    return int(failed or (args.check and not good))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
