@@ -89,7 +89,11 @@ class Results:
                 bar.advance()
                 if not sys.stderr.isatty() and (done % 10 == 0 or done == len(todo)):
                     left = (time.perf_counter() - began) / done * (len(todo) - done)
-                    print(f"{title}: {done} of {len(todo)} runs, about {left / 60:.1f} min left", file=sys.stderr, flush=True)
+                    print(
+                        f"{title}: {done} of {len(todo)} runs, about {left / 60:.1f} min left",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
 
 def _one_thread() -> None:
@@ -102,7 +106,7 @@ def _one_thread() -> None:
 
 
 def mean_sd(values: Sequence[float], digits: int = 3) -> str:
-    """"mean ± standard deviation" over seeds."""
+    """ "mean ± standard deviation" over seeds."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return f"{float(np.mean(values)):.{digits}f} ± {spread:.{digits}f}"
 
@@ -115,7 +119,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
 
 
 def signed(difference: tuple[float, float]) -> str:
-    """"+.019 (.007)": a paired difference with its standard error."""
+    """ "+.019 (.007)": a paired difference with its standard error."""
     return f"{difference[0]:+.3f} ({difference[1]:.3f})"
 
 

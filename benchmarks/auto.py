@@ -33,7 +33,9 @@ def expanded(data: Path, name: str, folder: Path, *options: str) -> str:
     """Path of the table that expand.py writes."""
     out = folder / "-".join([name, *options]).replace("--", "")
     if not out.exists():
-        subprocess.run([sys.executable, str(data / "expand.py"), name, str(out), *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, str(data / "expand.py"), name, str(out), *options], check=True, stdout=subprocess.DEVNULL
+        )
     return str(next(out.glob("table.*")))
 
 
@@ -79,7 +81,16 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(1)
     failed = []
-    columns = "set, chosen by seed, auto, best single modality, joint, one standard error, trials, seconds".split(", ")
+    columns = [
+        "set",
+        "chosen by seed",
+        "auto",
+        "best single modality",
+        "joint",
+        "one standard error",
+        "trials",
+        "seconds",
+    ]
     rows = [f"| {' | '.join(columns)} |", "|" + "---|" * 8]
     with tempfile.TemporaryDirectory() as folder:
         for name in args.sets:

@@ -172,7 +172,9 @@ def main() -> int:
             times[name] += found if turn else []  # the first round warms up
     base = min(times["plain torch loop"])
     failed = []
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds of {args.steps} steps, minima\n")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.rounds} rounds of {args.steps} steps, minima\n"
+    )
     print("| step | ms | ratio | bar |\n|---|---|---|---|")
     for name, found in times.items():
         ratio, bar = min(found) / base, chosen[name][1]

@@ -51,9 +51,9 @@ def test_refuses_a_folder_in_use_and_senseless_settings(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         demo(tmp_path)
-    for settings in ({"samples": 5}, {"samples": 2000}, {"epochs": 0}, {"seed": -1}):
+    for samples, epochs, seed in ((5, 1, 0), (2000, 1, 0), (200, 0, 0), (200, 1, -1)):
         with pytest.raises(InputError, match="1797"):
-            demo(tmp_path / "new", **settings)
+            demo(tmp_path / "new", seed, samples=samples, epochs=epochs)
     assert not (tmp_path / "new").exists()
 
 

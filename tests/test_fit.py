@@ -170,8 +170,7 @@ class Scripted:
         ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], "best", None, 2),
         ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], "best", "loss", 3),
         ([(0.5, 1.0), (0.9, 2.0), (0.7, 0.1)], "last", None, 3),
-        ([(0.9, 0.5), (0.9, 0.4), (0.9, 0.6)], "best", None, 2),  # a tie goes by the loss
-        ([(0.9, 0.5), (0.9, 0.5), (0.9, 0.5)], "best", None, 1),  # and then to the earlier one
+        ([(0.8, 0.5), (0.9, 0.4), (0.9, 0.6)], "best", None, 3),  # of equal ones the latest
     ],
 )
 def test_selected_epoch(

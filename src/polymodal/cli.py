@@ -255,7 +255,9 @@ def report(*runs: Path, out: Path | None = None) -> None:
     if not runs:
         raise InputError("name a run folder: polymodal report RUN...")
     if len(runs) == 1 and out is not None:
-        raise InputError(f"the report of one run is {runs[0] / 'report.html'}; --out is for a page that compares several")
+        raise InputError(
+            f"the report of one run is {runs[0] / 'report.html'}; --out is for a page that compares several"
+        )
     _say(f"report in {write(runs[0]) if len(runs) == 1 else compare(runs, out or Path('report.html'))}")
 
 
@@ -283,7 +285,12 @@ app.command(data)
 
 @data.command
 def check(
-    table: str, *, label: str | None = None, modality: Many = [], group: str | None = None, split: str | None = None  # noqa: B006
+    table: str,
+    *,
+    label: str | None = None,
+    modality: Many = [],
+    group: str | None = None,
+    split: str | None = None,  # noqa: B006
 ) -> None:
     """Kinds, sizes, durations, class balance, duplicates and groups that cross splits, broken files by row.
 
@@ -390,9 +397,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     if not sys.stdout.isatty():
         print(json.dumps(plan, indent=2))
         return
-    print(
-        f"task        {plan['task']}, recipe {plan['recipe']}, balancer {plan['balancer']['name']}, fusion {plan['fusion']['name']}"
-    )
+    parts = ", ".join(f"{part} {plan[part]['name']}" for part in ("balancer", "fusion"))
+    print(f"task        {plan['task']}, recipe {plan['recipe']}, {parts}")
     for m, one in plan["modalities"].items():
         columns = ", ".join(one["columns"])
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +75,9 @@ class TrainConfig(_Strict):
     epochs: int = Field(25, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="samples a process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, stepped each optimiser step")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="of the learning rate, stepped each optimiser step"
+    )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision")
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="the fastest there is when empty")
@@ -193,10 +196,8 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     except yaml.YAMLError as error:
         raise InputError(f"override {text!r}: {value!r} is not YAML ({error})") from error
     if isinstance(parsed, str):
-        try:  # YAML 1.1 reads 1e-3 as a text
+        with contextlib.suppress(ValueError):  # YAML 1.1 reads 1e-3 as a text
             parsed = float(parsed)
-        except ValueError:
-            pass
     return keys, parsed
 
 

@@ -148,7 +148,8 @@ def _key_tone(digit: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
     wave = random.standard_normal(count) * 10 ** (-SNR / 20)  # the pair has power 1
     start = random.integers(0, count - length + 1)
     wave[start : start + length] += pair
-    return wave * (0.9 / np.abs(wave).max())
+    scaled: np.ndarray[Any, Any] = wave * (0.9 / np.abs(wave).max())
+    return scaled
 
 
 # Training and figures -------------------------------------------------------------------------------------------------
@@ -240,10 +241,10 @@ def sentence(shown: Mapping[str, Any]) -> str:
 def _print_table(rows: Mapping[str, Row], say: Callable[[str], None]) -> None:
     """On a terminal a drawn table, plain columns elsewhere."""
     heads = ["", "test accuracy", *(f"probe of {m}" for m in MODALITIES)]
-    lines = [
-        [name, f"{row['accuracy']:.3f} ± {row['se']:.3f}", *(f"{row['probes'][m]:.3f}" if m in row["probes"] else "" for m in MODALITIES)]
-        for name, row in rows.items()
-    ]
+    lines = []
+    for name, row in rows.items():
+        probes = [f"{row['probes'][m]:.3f}" if m in row["probes"] else "" for m in MODALITIES]
+        lines.append([name, f"{row['accuracy']:.3f} ± {row['se']:.3f}", *probes])
     if say is print and sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -109,7 +109,7 @@ def fit(
         clip: largest norm of the gradient.
         precision: "bf16" or "fp16" for mixed precision.
         accumulate: micro-batches an optimiser step.
-        select: "best" epoch by `metric` on `valid` (ties by the loss), or the "last".
+        select: "best" epoch by `metric` on `valid` (of equal ones the latest), or the "last".
         metric: a name that `task.metrics` gives.
         device: "cpu" keeps off accelerators; otherwise accelerate chooses.
         checkpoint_every: also write a resume point every so many optimiser steps, not only after each epoch.
@@ -307,7 +307,7 @@ class _Loop:
         name = self.task.default_metric
         self.balancer.end_epoch({m: one[name] for m, one in single.items()})
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(0.0 if found is None else self._key(found.metrics)[0])
+            self.scheduler.step(0.0 if found is None else self._key(found.metrics))
         losses = gather_objects(self._mean("loss"))
         row: dict[str, Any] = {
             "epoch": self.epoch + 1,
@@ -331,18 +331,20 @@ class _Loop:
         self.checkpoint()
         return row
 
-    def _key(self, metrics: dict[str, float]) -> tuple[float, float]:
-        """Smaller is better; ties of a coarse metric go by the loss."""
+    def _key(self, metrics: dict[str, float]) -> float:
+        """Smaller is better."""
         if self.metric not in metrics:
             raise InputError(f"metric {self.metric!r} is unknown; this task gives {sorted(metrics)}")
         value = metrics[self.metric]
-        return (value if self.metric in self.task.lower_is_better else -value), metrics["loss"]
+        return value if self.metric in self.task.lower_is_better else -value
 
     def _better(self) -> bool:
         row = self.rows[-1]
         if self.select == "last" or not row["valid"] or not self.best_epoch:
             return True
-        return self._key(row["valid"]) < self._key(self.rows[self.best_epoch - 1]["valid"])
+        # On a hundred samples epochs often tie in accuracy, and the later one has had the smaller rate. The loss is no judge:
+        # it grows with confidence while accuracy still does.
+        return self._key(row["valid"]) <= self._key(self.rows[self.best_epoch - 1]["valid"])
 
     def close(self) -> History:
         """Load the selected weights."""

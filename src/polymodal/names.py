@@ -14,7 +14,17 @@ from typing import Any
 
 from polymodal.errors import InputError
 
-__all__ = ["bind", "build", "check_modalities", "dotted", "entries", "modality_problem", "nearest", "resolve", "typed_name"]
+__all__ = [
+    "bind",
+    "build",
+    "check_modalities",
+    "dotted",
+    "entries",
+    "modality_problem",
+    "nearest",
+    "resolve",
+    "typed_name",
+]
 
 NOT_METHODS = {
     "balancers": {"Balancer"},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from polymodal.analysis.linear_probe import encoder_features, linear_probe, probe_encoders
 from polymodal.errors import InputError
@@ -35,7 +36,9 @@ def test_does_not_depend_on_the_scale_of_a_feature():
 def test_dead_feature_does_no_harm():
     (x, y), (x_test, y_test) = blobs(0), blobs(1)
     dead = np.zeros((len(x), 1))
-    assert linear_probe(np.hstack([x, dead]), y, np.hstack([x_test, dead]), y_test) == linear_probe(x, y, x_test, y_test)
+    assert linear_probe(np.hstack([x, dead]), y, np.hstack([x_test, dead]), y_test) == linear_probe(
+        x, y, x_test, y_test
+    )
 
 
 def test_refuses_what_cannot_be_probed():
@@ -51,14 +54,17 @@ def test_probe_of_each_encoder_equals_a_probe_of_its_features():
     with torch.no_grad():
         features = [model.eval().encode(batch.inputs) for batch in (train, test)]
     expected = {
-        m: linear_probe(features[0][m].pooled, train.target, features[1][m].pooled, test.target) for m in model.modalities
+        m: linear_probe(features[0][m].pooled, train.target, features[1][m].pooled, test.target)
+        for m in model.modalities
     }
     assert probe_encoders(model, rows(train, 20, 40), [test]) == expected
 
 
 def test_features_in_evaluation_mode_and_modes_restored():
     model, batch = make_model(), make_batch()
-    model.encoders["m0"].net[2].p = 0.5  # dropout
+    for module in model.encoders["m0"].modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5
     model.train()
     model.encoders["m1"].eval()
     one, _, _ = encoder_features(model, [batch])

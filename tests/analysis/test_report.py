@@ -15,7 +15,8 @@ from sklearn.metrics import f1_score
 from polymodal import InputError, Predictor
 from polymodal.analysis import compare, report
 from polymodal.analysis.reports.errors import CLASSES
-from polymodal.analysis.reports.findings import Estimate, compared, difference, headline, standard_error
+from polymodal.analysis.reports.estimates import Estimate, difference, standard_error
+from polymodal.analysis.reports.findings import compared, headline
 from polymodal.analysis.reports.html import safe, table
 from polymodal.analysis.reports.record import read_record
 from polymodal.analysis.reports.samples import PAGE_BYTES

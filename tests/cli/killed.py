@@ -30,7 +30,7 @@ def fit_and_die(moment: str, count: int, *arguments: object) -> None:
     context = multiprocessing.get_context("forkserver")
     child = context.Process(target=_run, args=(MOMENTS[moment], count, [str(one) for one in arguments]))
     child.start()
-    child.join(120)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL, (moment, child.exitcode)
 
 

@@ -48,13 +48,13 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 def process(*arguments: object, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own."""
     command = [sys.executable, "-m", "polymodal", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, env=environment(), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=600, env=environment(), check=False)
     assert not check or done.returncode == 0, done.stderr
     return done
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "error"}
+def environment(warnings: str = "error") -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": warnings}
 
 
 def same(one: Path, other: Path) -> bool:

@@ -1,5 +1,7 @@
 """`torchrun -m polymodal fit`: one run folder, every sample counted once, the same model on every process."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +18,16 @@ def test_two_processes(media: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     run = tmp_path / "run"
     launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "polymodal")
     command = [*launch, "fit", str(media), *ARGUMENTS, "--batch-size", "4", "--out", str(run)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment() | {"PYTHONWARNINGS": ""}, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('"best_epoch"') == 1  # one of them speaks
+    said, told = tmp_path / "out.txt", tmp_path / "err.txt"
+    with said.open("w") as out, told.open("w") as error:
+        child = subprocess.Popen(command, stdout=out, stderr=error, env=environment(""), start_new_session=True)
+        try:
+            code = child.wait(900)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)  # the processes that it started too
+            raise
+    assert code == 0, told.read_text()
+    assert said.read_text().count('"best_epoch"') == 1  # one of them speaks
     alone = tmp_path / "alone"
     polymodal("fit", media, *ARGUMENTS, "--batch-size", "8", "--out", alone)
     assert {str(f.relative_to(run)) for f in run.rglob("*")} == {str(f.relative_to(alone)) for f in alone.rglob("*")}

@@ -79,7 +79,9 @@ def test_flagged_samples_of_d2_tell_by_the_pair():
     assert float((x1[:, :4].argmax(1) == data.target)[flag].float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
-@pytest.mark.parametrize("make", [lambda s: d1(20, s, e1=0.1, e2=0.1, nuisance=3), lambda s: d2(20, s), lambda s: d4(20, s)])
+@pytest.mark.parametrize(
+    "make", [lambda s: d1(20, s, e1=0.1, e2=0.1, nuisance=3), lambda s: d2(20, s), lambda s: d4(20, s)]
+)
 def test_pure_function_of_the_seed(make):
     one, same, other = make(5), make(5), make(6)
     assert all(torch.equal(one.inputs[m], same.inputs[m]) for m in one.inputs)
@@ -96,8 +98,9 @@ def test_refuses_senseless_settings():
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
-def loader(count: int = 10, size: int = 4, **options: object) -> ArrayLoader:
-    return ArrayLoader(Arrays({"m0": torch.arange(float(count))[:, None]}, torch.arange(count)), size, **options)
+def loader(count: int = 10, *, shuffle: bool = False, seed: int = 0) -> ArrayLoader:
+    data = Arrays({"m0": torch.arange(float(count))[:, None]}, torch.arange(count))
+    return ArrayLoader(data, 4, shuffle=shuffle, seed=seed)
 
 
 def order(loader: ArrayLoader) -> list[list[int]]:
@@ -123,7 +126,7 @@ def test_training_order_is_a_function_of_seed_and_epoch():
     one.set_epoch(0)
     assert order(one) == first
     assert second != first != order(other)
-    assert sorted(sum(second, [])) == list(range(10))
+    assert sorted(place for batch in second for place in batch) == list(range(10))
 
 
 def test_skip_acts_once():

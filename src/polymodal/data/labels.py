@@ -66,10 +66,9 @@ def infer_label(table: Table, label: str, *, task: str = "auto", separator: str 
         return LabelKind(task, (), None, f"label {label!r}: regression ({why})")
     if lists and task != "multilabel":
         raise InputError(f"{table.source}: label column {label!r} holds lists, which need --task multilabel")
-    if lists:
-        separator = MULTI_HOT if _is_multi_hot(cells) else None
-    else:
-        separator = (separator or "|") if task == "multilabel" else None
+    separator = (
+        (MULTI_HOT if _is_multi_hot(cells) else None) if lists else separator or "|" if task == "multilabel" else None
+    )
     names = {name for cell in cells for name in labels_of(cell, task, separator)}
     classes = tuple(sorted(names, key=_order))
     if len(classes) < 2:

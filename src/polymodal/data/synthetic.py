@@ -6,9 +6,9 @@ pure function of its seed; `N` below is standard normal noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,7 +18,20 @@ from polymodal.data.loader import batch_bounds, permutation
 from polymodal.errors import InputError
 from polymodal.types import Batch
 
-__all__ = ["D1A", "D1B", "D3", "Arrays", "ArrayLoader", "D1Settings", "bayes_d1", "bayes_d2", "bayes_d4", "d1", "d2", "d4"]
+__all__ = [
+    "D1A",
+    "D1B",
+    "D3",
+    "ArrayLoader",
+    "Arrays",
+    "D1Settings",
+    "bayes_d1",
+    "bayes_d2",
+    "bayes_d4",
+    "d1",
+    "d2",
+    "d4",
+]
 
 NOISE = 0.3
 """Standard deviation of the noise of D1 and D2."""
@@ -119,10 +132,10 @@ def bayes_d2(n: int, seed: int, *, e1: float = 0.2, e2: float = 0.2, paired: flo
     data = d2(n, seed, e1=e1, e2=e2, paired=paired)
     x1, x2 = (data.inputs[m].double() for m in ("x1", "x2"))
     flag = (x1[:, 4:] + x2[:, 4:]) > 0
-    codes = [x[:, :4] / NOISE**2 for x in (x1, x2)]
-    alone = [torch.where(flag, torch.zeros_like(code), code) for code in codes]
-    pair = torch.where(flag, _sum_mod(*codes), codes[0] + codes[1])
-    return _accuracies(*alone, pair)
+    code1, code2 = x1[:, :4] / NOISE**2, x2[:, :4] / NOISE**2
+    nothing = torch.zeros_like(code1)
+    pair = torch.where(flag, _sum_mod(code1, code2), code1 + code2)
+    return _accuracies(torch.where(flag, nothing, code1), torch.where(flag, nothing, code2), pair)
 
 
 # D4: token sequences of which only the pair tells the class -----------------------------------------------------------
@@ -149,9 +162,9 @@ def d4(n: int, seed: int, *, lengths: tuple[int, int] = (6, 8), width: int = 16,
 def bayes_d4(n: int, seed: int, *, lengths: tuple[int, int] = (6, 8), noise: float = 0.7) -> dict[str, float]:
     """Bayes accuracies of D4 from "x1", "x2" and "both": the mean largest exact posterior over n samples."""
     data = d4(n, seed, lengths=lengths, noise=noise)
-    codes = [data.inputs[m].double()[..., :6].sum(1) / noise**2 for m in ("x1", "x2")]
-    nothing = torch.zeros_like(codes[0])
-    return _accuracies(nothing, nothing, _sum_mod(*codes))
+    code1, code2 = (data.inputs[m].double()[..., :6].sum(1) / noise**2 for m in ("x1", "x2"))
+    nothing = torch.zeros_like(code1)
+    return _accuracies(nothing, nothing, _sum_mod(code1, code2))
 
 
 # Batches --------------------------------------------------------------------------------------------------------------
@@ -246,5 +259,5 @@ def _sum_mod(one: Tensor, other: Tensor) -> Tensor:
 
 def _accuracies(x1: Tensor, x2: Tensor, both: Tensor) -> dict[str, float]:
     """The mean largest posterior of each, from log-likelihoods (N, C) of equally likely classes."""
-    found: Mapping[str, Any] = {"x1": x1, "x2": x2, "both": both}
+    found = {"x1": x1, "x2": x2, "both": both}
     return {name: float(one.softmax(-1).amax(-1).mean()) for name, one in found.items()}

@@ -147,11 +147,11 @@ class FrameCNN(ImageCNN):
         frames: int,
         channels: int,
         dim: int = 64,
-        width: int = 16,
+        width: int = 24,
         depth: int = 3,
         grid: int = 4,
         norm: bool = True,
-        dropout: float = 0.0,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__(frames * channels, dim, width, depth, grid, norm, dropout)
         self.frames = frames
@@ -187,11 +187,11 @@ class SpectrogramCNN(Encoder):
         bins: int,
         channels: int = 1,
         dim: int = 64,
-        width: int = 8,
+        width: int = 16,
         depth: int = 3,
         segments: int = 4,
         norm: bool = True,
-        dropout: float = 0.0,
+        dropout: float = 0.3,
     ) -> None:
         super().__init__()
         self.dim, self.segments = dim, segments

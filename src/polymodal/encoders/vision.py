@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from polymodal.encoders.base import Encoder
+from polymodal.encoders.base import Encoder, masked_mean
 from polymodal.errors import InputError
 from polymodal.types import Features, Padded
 
@@ -17,7 +17,8 @@ __all__ = ["ResNet18"]
 class ResNet18(Encoder):
     """ResNet-18 on images (B, C, H, W), spectrograms (B, C, F, T) or frames (B, T, C, H, W).
 
-    Frames run as B T images; features are averaged over T, H and W, and tokens are the cells of the last maps.
+    Frames run as B T images; features are averaged over T, H and W, and tokens are the cells of the last maps. Of a padded
+    spectrogram only columns with something real in them are averaged; a little of the padding's zeros reaches those beside it.
 
     Args:
         channels: C, any number; three-channel weights are adapted by timm (summed or repeated, then scaled).
@@ -56,4 +57,9 @@ class ResNet18(Encoder):
         tokens = maps.flatten(2).transpose(1, 2)
         if values.ndim == 5:
             tokens = tokens.reshape(values.shape[0], -1, self.dim)
-        return Features(tokens.mean(1), tokens)
+        mask = None
+        if isinstance(x, Padded):
+            # A column of the last map is real if any column of the input that it stands for is.
+            columns = nn.functional.adaptive_max_pool1d(x.mask.float()[:, None], maps.shape[-1]) > 0
+            mask = columns.expand(-1, maps.shape[-2], -1).flatten(1)
+        return Features(masked_mean(tokens, mask), tokens, mask)

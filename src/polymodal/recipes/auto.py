@@ -102,7 +102,9 @@ def auto(setup: Setup, trials: int = 1, candidates: Sequence[str] | None = None)
         raise InputError("recipe 'auto' chooses on a validation split; give one")
     unknown = sorted(set(candidates or ()) - set(CANDIDATES))
     if unknown or trials < 1:
-        raise InputError(f"recipe auto: candidates {unknown}, trials={trials}; there are {list(CANDIDATES)}, trials from 1")
+        raise InputError(
+            f"recipe auto: candidates {unknown}, trials={trials}; there are {list(CANDIDATES)}, trials from 1"
+        )
     names = [name for name in CANDIDATES if not candidates or name in candidates]
     if len(setup.modalities) == 1:
         names = names[:1]

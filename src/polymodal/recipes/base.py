@@ -116,7 +116,9 @@ class Setup:
     def with_rate(self, lr: float, suffix: str) -> Setup:
         """The same setup with another learning rate; its stages' names end in `suffix`."""
         optimizer = self.config.optimizer.model_copy(update={"lr": lr})
-        return replace(self, config=self.config.model_copy(update={"optimizer": optimizer}), suffix=self.suffix + suffix)
+        return replace(
+            self, config=self.config.model_copy(update={"optimizer": optimizer}), suffix=self.suffix + suffix
+        )
 
     def seed(self, stage: str) -> None:
         """Seed the random choices of one stage from the run's seed and the stage's name."""

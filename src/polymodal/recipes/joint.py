@@ -19,7 +19,5 @@ def joint(setup: Setup) -> Result:
 def train_jointly(setup: Setup, balancer: Balancer, stage: str) -> Result:
     """Joint training under a given balancer, as a stage of that name."""
     part = setup.config.fusion.model_dump()
-    model, history = setup.fit(
-        stage, lambda: setup.model(setup.modalities, part, heads=balancer.needs_heads), balancer
-    )
+    model, history = setup.fit(stage, lambda: setup.model(setup.modalities, part, heads=balancer.needs_heads), balancer)
     return Result(model, part, {setup.stage_name(stage): history.best_epoch})

@@ -1,7 +1,7 @@
 """Pictures and tables of finished runs: one self-contained page a run, and one that compares runs.
 
-`record` reads a run's folder, `findings` computes what is said about it, `svg` and `figures` draw, `samples` shows the worst
-errors, `html` writes elements, and `single` and `several` put the two pages together.
+`record` reads a run's folder, `estimates` computes figures with their errors and `findings` says them, `svg` and `figures` draw,
+`html` writes elements, `training`, `errors` and `samples` make parts of a page, `single` and `several` the two pages.
 """
 
 from polymodal.analysis.reports.several import compare

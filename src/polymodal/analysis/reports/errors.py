@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polymodal.analysis.reports.estimates import confusion, number, scores_of_labels
 from polymodal.analysis.reports.figures import reliability_diagram, residuals
-from polymodal.analysis.reports.findings import confusion, number, scores_of_labels
 from polymodal.analysis.reports.html import Markup, Section, card, details, figure, grid, join, safe, section, table
 from polymodal.analysis.reports.record import Predictions, Record
 from polymodal.metrics import reliability

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polymodal.analysis.reports.findings import Estimate, number
+from polymodal.analysis.reports.estimates import Estimate, number
 from polymodal.analysis.reports.html import Markup
 from polymodal.analysis.reports.svg import (
     DASHES,

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polymodal.analysis.reports.findings import Estimate, number
+from polymodal.analysis.reports.estimates import Estimate, number
 
 __all__ = [
     "Markup",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polymodal.analysis.reports.findings import number
+from polymodal.analysis.reports.estimates import number
 from polymodal.analysis.reports.html import Markup, join, paragraph, safe
 from polymodal.analysis.reports.record import Predictions, Record
 from polymodal.data.table import Table, read_table

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from polymodal.analysis.reports.estimates import Estimate, difference, estimates, number
 from polymodal.analysis.reports.figures import Bar, Series, bars
-from polymodal.analysis.reports.findings import Estimate, compared, difference, estimates, number
+from polymodal.analysis.reports.findings import compared
 from polymodal.analysis.reports.html import Markup, Section, card, details, figure, page, paragraph, section, table
 from polymodal.analysis.reports.record import Record, read_record
 from polymodal.analysis.reports.training import curve, only_modality, series_of

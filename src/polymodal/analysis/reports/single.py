@@ -9,8 +9,9 @@ import numpy as np
 import yaml
 
 from polymodal.analysis.reports.errors import calibration, errors
+from polymodal.analysis.reports.estimates import difference, estimates
 from polymodal.analysis.reports.figures import Bar, bars
-from polymodal.analysis.reports.findings import difference, estimates, findings, fused_name, headline
+from polymodal.analysis.reports.findings import findings, fused_name, headline
 from polymodal.analysis.reports.html import (
     Markup,
     Section,
