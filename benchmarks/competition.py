@@ -127,9 +127,9 @@ def arrays(cache: Path, name: str, seed: int) -> dict[str, Arrays]:
 def encoder(modality: str, x: torch.Tensor) -> torch.nn.Module:
     """Three blocks of width 16 or 8 for video and sound, 64-64-32 for vectors."""
     if modality == "video":
-        return FrameCNN(frames=x.shape[1], channels=x.shape[2], dim=64, width=16, depth=3, dropout=0.0)
+        return FrameCNN(frames=x.shape[1], channels=x.shape[2], dim=64, width=16, depth=3, grid=4, dropout=0.0)
     if modality == "sound":
-        return SpectrogramCNN(bins=x.shape[2], dim=64, width=8, depth=3, dropout=0.0)
+        return SpectrogramCNN(bins=x.shape[2], dim=64, width=8, depth=3, segments=4, dropout=0.0)
     return MLP(x.shape[1], dim=32, hidden=(64, 64), dropout=0.0)
 
 

@@ -288,9 +288,9 @@ def check(
     table: str,
     *,
     label: str | None = None,
-    modality: Many = [],
+    modality: Many = [],  # noqa: B006
     group: str | None = None,
-    split: str | None = None,  # noqa: B006
+    split: str | None = None,
 ) -> None:
     """Kinds, sizes, durations, class balance, duplicates and groups that cross splits, broken files by row.
 

@@ -32,6 +32,11 @@ LOW, HIGH = (697, 770, 852, 941), (1209, 1336, 1477)  # Hz, rows and columns of 
 KEYS = {d: ((d - 1) // 3, (d - 1) % 3) if d else (3, 1) for d in range(10)}
 
 MODALITIES = ("image", "sound")
+SMALL = {
+    "width": 8,
+    "depth": 3,
+    "dropout": 0.0,
+}  # of both encoders; nothing that keeps a modality back but the other one
 RUNS: dict[str, dict[str, Any]] = {
     "ume": {"recipe": "ume"},
     "joint": {"balancer": "joint"},
@@ -164,7 +169,7 @@ def _predictor(settings: Mapping[str, Any], run: Path, seed: int, epochs: int, s
         epochs=epochs,
         select="last",  # what training does to an encoder is compared at equal length
         modalities=["image=image:image", "sound=sound:audio"],
-        encoders={"image": {"name": "image_cnn", "width": 8}, "sound": {"name": "spectrogram_cnn", "width": 8}},
+        encoders={"image": SMALL | {"name": "image_cnn"}, "sound": SMALL | {"name": "spectrogram_cnn"}},
         optimizer="sgd",
         lr=0.03,
         **settings,
