@@ -182,7 +182,7 @@ def test_selected_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # By its module: `polymodal.fit` is the function.
-    monkeypatch.setattr(sys.modules["polymodal.fit"], "evaluate", Scripted(*figures))
+    monkeypatch.setattr(sys.modules["polymodal.loop"], "evaluate", Scripted(*figures))
     model, kept = make_model(), []
     original = Balancer.end_epoch
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"encoders", "fusion", "balancers", "datasets", "data", "tasks"},
     {"adapters"},
     {"model"},
-    {"evaluate", "fit"},
+    {"evaluate", "loop", "fit"},
     {"recipes"},
     {"predictor"},
     {"analysis"},
@@ -23,7 +23,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
-ABOVE_ON_ITS_FLOOR = {("datasets", "data"), ("fit", "evaluate")}
+ABOVE_ON_ITS_FLOOR = {("datasets", "data"), ("fit", "evaluate"), ("loop", "evaluate"), ("fit", "loop")}
 
 
 def room(module: str) -> str:

@@ -14,9 +14,9 @@ from tests.cli.run import polymodal
 from tests.processes import preload
 
 MOMENTS: dict[str, str] = {
-    "step": "polymodal.fit._Loop.count",  # after a step, before its resume point
-    "evaluation": "polymodal.fit.evaluate",  # at the end of an epoch
-    "weights": "polymodal.fit._Loop.checkpoint",  # best weights written, resume point not yet
+    "step": "polymodal.loop.Loop.count",  # after a step, before its resume point
+    "evaluation": "polymodal.loop.evaluate",  # at the end of an epoch
+    "weights": "polymodal.loop.Loop.checkpoint",  # best weights written, resume point not yet
     "half": "os.fsync",  # a file is written and not yet in its place
     "stage": "polymodal.run.RunFolder.drop_checkpoint",  # a stage is marked as done
     "predictions": "polymodal.predictor.Predictor._write_predictions",
