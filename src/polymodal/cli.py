@@ -169,6 +169,9 @@ def fit(
         _say(f"stopped; what was done is in {out}, go on with: polymodal fit --resume {out}")
         raise
     if rank() == 0:
+        from polymodal.analysis.reports import report as write
+
+        write(out)
         _print_result(predictor.metrics, out)
 
 
@@ -276,7 +279,10 @@ def diagnose(run: Path, *, seed: int = 0, trust: Many = []) -> None:  # noqa: B0
     """
     from polymodal.analysis.diagnose import diagnose as look
 
+    from polymodal.analysis.reports import report as write
+
     print(look(run, trust=trust, seed=seed).text())
+    write(run)
 
 
 data = App(name="data", help="Look into data before training.")

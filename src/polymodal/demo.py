@@ -32,11 +32,8 @@ LOW, HIGH = (697, 770, 852, 941), (1209, 1336, 1477)  # Hz, rows and columns of 
 KEYS = {d: ((d - 1) // 3, (d - 1) % 3) if d else (3, 1) for d in range(10)}
 
 MODALITIES = ("image", "sound")
-SMALL = {
-    "width": 8,
-    "depth": 3,
-    "dropout": 0.0,
-}  # of both encoders; nothing that keeps a modality back but the other one
+SMALL = {"width": 8, "depth": 3, "dropout": 0.0}
+"""Both encoders alike, whatever the defaults: what holds one back must be the other alone."""
 RUNS: dict[str, dict[str, Any]] = {
     "ume": {"recipe": "ume"},
     "joint": {"balancer": "joint"},

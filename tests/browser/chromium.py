@@ -29,7 +29,7 @@ class Chromium:
         events: everything that the browser reported since the page was opened.
     """
 
-    def __init__(self, profile: Path, timeout: float = 60) -> None:
+    def __init__(self, profile: Path, timeout: float = 240) -> None:
         assert PROGRAM is not None
         self.timeout, self.number, self.rest = timeout, 0, b""
         self.events: list[dict[str, Any]] = []

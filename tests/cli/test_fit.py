@@ -19,7 +19,7 @@ def test_run_folder(media_run: Path) -> None:
     assert found == {
         "config.yaml", "data.json", "history.jsonl", "log.txt", "metrics.json", "model.json", "model.safetensors",
         "predictions/test.csv", "predictions/valid.csv", "timing.json", "stages/joint/done.json",
-        "stages/joint/history.jsonl", "stages/joint/model.safetensors",
+        "stages/joint/history.jsonl", "stages/joint/model.safetensors", "report.html",
     }  # fmt: skip
     timing = json.loads((media_run / "timing.json").read_text())
     assert timing["seconds"]["joint"] > 0

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 from polymodal.analysis.bootstrap import Interval
 
-__all__ = ["Diagnosis", "Finding", "html_fragment"]
+__all__ = ["Diagnosis", "Finding"]
 
 
 @dataclass(frozen=True)
@@ -174,28 +173,6 @@ class Diagnosis:
                 "Uni-modal models and the fused one": self.agreement_rows(),
             },
         }
-
-
-def html_fragment(found: Mapping[str, Any]) -> str:
-    """The content of a run's diagnose.json as HTML for its report: paragraphs, a list and tables, without styles.
-
-    Args:
-        found: what `Diagnosis.to_dict` gave.
-    """
-    said = "".join(f"<p>{escape(str(one))}</p>" for one in found["findings"])
-    tried = "".join(f"<li>{escape(str(one))}</li>" for one in found["advice"])
-    tables = "".join(_table(caption, rows) for caption, rows in found["tables"].items() if rows)
-    return f"{said}{f'<p>Try:</p><ul>{tried}</ul>' if tried else ''}{tables}"
-
-
-def _table(caption: str, rows: list[list[str]]) -> str:
-    head, *body = rows
-    top = "".join(f'<th scope="col">{escape(one)}</th>' for one in head)
-    lines = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(one)}</td>" for one in row[1:])}</tr>'
-        for row in body
-    )
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -48,7 +48,7 @@ def report(run: str | Path) -> Path:
         InputError: `run` is not the folder of a finished run.
     """
     record = read_record(run)
-    parts = [_modalities, training, errors, calibration, _worst, _candidates, _settings]
+    parts = [_modalities, training, _diagnosis, errors, calibration, _worst, _candidates, _settings]
     sections = [found for part in parts if (found := part(record)) is not None]
     lead = f"{paragraph(headline(record), 'headline')}\n{_tiles(record)}\n{items(findings(record))}"
     text = page(f"Run {record.name}", _about(record), Markup(f'<div class="lead">{lead}</div>'), sections)
@@ -165,6 +165,19 @@ def _candidates(record: Record) -> Section | None:
     text = "Every candidate had the same budget. The choice was made on the validation split, not on the figures above."
     shown = table("Candidates in the order in which they were tried", names, rows, marked=chosen)
     return section("candidates", "Candidates", "What was tried", card("Leaderboard", paragraph(text), shown))
+
+
+def _diagnosis(record: Record) -> Section | None:
+    """What `polymodal diagnose` found, where it was run."""
+    run = RunFolder(record.path, resume=True)
+    if not run.has("diagnose.json"):
+        return None
+    found = run.read_json("diagnose.json")
+    content: list[Any] = [paragraph(one) for one in found["findings"]]
+    if found["advice"]:
+        content += [paragraph("What to try:"), items(found["advice"])]
+    content += [table(caption, rows[0], rows[1:]) for caption, rows in found["tables"].items() if rows]
+    return section("diagnosis", "Diagnosis", "Does a modality go short?", card("On the validation split", *content))
 
 
 def _value(text: str | None) -> Any:
