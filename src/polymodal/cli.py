@@ -278,7 +278,6 @@ def diagnose(run: Path, *, seed: int = 0, trust: Many = []) -> None:  # noqa: B0
         Module outside polymodal that the run may import.
     """
     from polymodal.analysis.diagnose import diagnose as look
-
     from polymodal.analysis.reports import report as write
 
     print(look(run, trust=trust, seed=seed).text())
