@@ -26,7 +26,7 @@ __all__ = ["demo", "sentence", "write_set"]
 SAMPLES = 1797  # all that scikit-learn ships
 RATE = 8000  # Hz
 SECONDS, TONE = 0.25, 0.15  # of a sound, and of the tone in it
-SNR = -11.0  # dB, of the tone against the noise under it
+SNR = -10.0  # dB, of the tone against the noise under it
 BLOT = 7  # pixels of 16
 LOW, HIGH = (697, 770, 852, 941), (1209, 1336, 1477)  # Hz, rows and columns of the telephone's keys
 KEYS = {d: ((d - 1) // 3, (d - 1) % 3) if d else (3, 1) for d in range(10)}
@@ -168,7 +168,7 @@ def _predictor(settings: Mapping[str, Any], run: Path, seed: int, epochs: int, s
         modalities=["image=image:image", "sound=sound:audio"],
         encoders={"image": SMALL | {"name": "image_cnn"}, "sound": SMALL | {"name": "spectrogram_cnn"}},
         optimizer="sgd",
-        lr=0.03,
+        lr=0.01,
         **settings,
     )
 

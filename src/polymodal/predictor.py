@@ -347,7 +347,9 @@ class Predictor:
             target = [classes[int(i)] for i in found.target]
         frame.insert(1, "target", target)
         for m, rows in found.unimodal.items():
-            frame[f"prediction_{m}"] = self._frame(found.ids, rows)["prediction"]
+            there = np.asarray(~np.isnan(rows).any(-1))
+            alone = self._frame(found.ids, np.nan_to_num(rows))["prediction"].astype(object)
+            frame[f"prediction_{m}"] = alone.where(there)  # an empty cell where the sample lacks the modality
         with write_atomically(run.path / "predictions" / f"{part}.csv") as temporary:
             frame.to_csv(temporary, index=False)
 
