@@ -61,6 +61,7 @@ ROOMS = (
     "tasks",
     "model",
     "fit",
+    "loop",
     "evaluate",
     "analysis/linear_probe",
 )
@@ -134,7 +135,7 @@ def encoder(modality: str, x: torch.Tensor) -> torch.nn.Module:
 
 
 def seeded(seed: int, what: str) -> None:
-    torch.manual_seed((seed << 32) + zlib.crc32(what.encode()))
+    torch.manual_seed(zlib.crc32(f"{seed} {what}".encode()))
 
 
 def build(
