@@ -169,9 +169,11 @@ def train(cache: Path, settings: Settings) -> dict[str, Any]:
     balancer = BALANCERS["joint" if alone else method](**options)
     model = build(chosen, parts["train"].inputs, classes, seed, balancer.needs_heads)
     groups = model.param_groups(settings["lr"], balancer.scope or ("encoder", "head", "fusion"))
-    optimizer: torch.optim.Optimizer = torch.optim.Adam(groups, lr=settings["lr"], weight_decay=WEIGHT_DECAY)
+    optimizer: torch.optim.Optimizer
     if settings["optimizer"] == "sgd":
         optimizer = torch.optim.SGD(groups, lr=settings["lr"], momentum=0.9, weight_decay=WEIGHT_DECAY)
+    else:
+        optimizer = torch.optim.Adam(groups, lr=settings["lr"], weight_decay=WEIGHT_DECAY)
     task = Classification(classes)
     loader = ArrayLoader(parts["train"], settings["batch"], shuffle=True, seed=seed)
     fit(

@@ -62,7 +62,8 @@ class _Block(nn.Module):
         self.norm = nn.BatchNorm2d(out) if norm else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        maps = self.conv(x)
+        # Channels last: on processors the pooling of so few channels is several times faster, and BatchNorm no slower.
+        maps = self.conv(x).contiguous(memory_format=torch.channels_last)
         if mask is not None:
             # What convolution spreads into the padding must not win in a pooling window at the border.
             maps = maps.masked_fill(~mask[:, None, None], float("-inf"))
