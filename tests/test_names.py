@@ -39,6 +39,12 @@ def test_unknown_names_get_the_nearest() -> None:
     assert nearest("xyzzy", ["concat"]) == ""
 
 
+@pytest.mark.parametrize(("package", "name", "home"), [("balancers", "umt", "recipe"), ("recipes", "MLB", "balancer")])
+def test_a_method_of_another_kind_is_told(package: str, name: str, home: str) -> None:
+    with pytest.raises(InputError, match=f"but a {home}: --{home} {name}"):
+        resolve(package, name)
+
+
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "own_method.py").write_text("class Own:\n    pass\n")

@@ -26,12 +26,15 @@ __all__ = [
     "typed_name",
 ]
 
+KINDS = ("recipes", "balancers", "fusion")
+"""Packages of methods that are chosen by an option of their own."""
+
 NOT_METHODS = {
-    "balancers": {"Balancer"},
+    "balancers": {"Balancer", "UMT"},
     "fusion": {"Fusion"},
     "encoders": {"Encoder", "LayeredEncoder", "State", "linear_heads"},
 }
-"""Entries of a package that are no method to name."""
+"""Entries of a package that are no method to name: bases, helpers, and UMT, which needs the teachers of its recipe."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -111,6 +114,9 @@ def resolve(package: str, name: str, *, bases: Collection[str] = (), trust: Coll
         if _key(typed) == _key(name):
             return value
     kind = package.rstrip("s")
+    for other in KINDS:
+        if other != package and any(_key(typed) == _key(name) for typed in entries(other)):
+            raise InputError(f"{name!r} is no {kind} but a {other.rstrip('s')}: --{other.rstrip('s')} {name}")
     raise InputError(
         f"{kind} {name!r} is unknown{nearest(name.lower(), known)}; there are {', '.join(sorted(known))}, "
         "or a dotted path such as my_module.MyClass"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+import polymodal as pm
 from tests.cli import tables
 from tests.cli.run import FILES, QUICK, answer, csv, metrics, polymodal, process, same
 from tests.cli.tables import NUMBERS
@@ -56,6 +57,18 @@ def test_inferred_modalities_give_the_same_model(media: Path, media_run: Path, t
     run = tmp_path / "run"
     polymodal("fit", media, "--label", "label", *QUICK, "--balancer", "MLB", "--out", run)
     assert (run / "model.safetensors").read_bytes() == (media_run / "model.safetensors").read_bytes()
+
+
+def test_the_predictor_gives_the_figures_of_the_command_line(media: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    polymodal("fit", media, "--label", "label", "--epochs", "2", "--seed", "3", "--out", run)
+    predictor = pm.Predictor(label="label", epochs=2, seed=3).fit(media)
+    found, told = predictor.evaluate(), metrics(run)
+    assert {name: found[name] for name in BLOCK} == told["test"]
+    assert found["unimodal"] == told["unimodal"]["test"]
+    predictor.save(tmp_path / "saved")
+    weights = "model.safetensors"
+    assert (tmp_path / "saved" / weights).read_bytes() == (run / weights).read_bytes()
 
 
 def test_video_and_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
