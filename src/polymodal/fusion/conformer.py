@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.errors import InputError
-from polymodal.fusion.conformer_block import ConformerBlock
+from polymodal.blocks import ConformerBlock
 from polymodal.fusion.token_sequence import TokenFusion, fitting_heads
 from polymodal.types import Features
 

@@ -1,4 +1,4 @@
-"""The Conformer block: convolution and relative-position self-attention over padded sequences."""
+"""What networks of several rooms are built of: positions, masks, and the Conformer block over padded sequences."""
 
 from __future__ import annotations
 
@@ -8,21 +8,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConformerBlock", "ConvolutionModule", "MaskedBatchNorm", "RelativeAttention", "relative_positions"]
+__all__ = [
+    "ConformerBlock",
+    "ConvolutionModule",
+    "MaskedBatchNorm",
+    "RelativeAttention",
+    "positions",
+    "relative_positions",
+    "visible",
+]
 
 
-def relative_positions(length: int, like: Tensor) -> Tensor:
-    """Sinusoids of the distances L - 1, ..., -(L - 1): (2 L - 1, W), in the width and type of `like` (..., W).
+def visible(mask: Tensor) -> Tensor:
+    """The tokens that attention may look at: `mask` (B, L), or all of them in a sample that has none.
+
+    Attention over nothing is NaN. What such a sample then holds is finite, and no one's to read.
+
+    Example:
+        >>> visible(torch.tensor([[True, False], [False, False]])).tolist()
+        [[True, False], [True, True]]
+    """
+    return mask | ~mask.any(1, keepdim=True)
+
+
+def positions(length: int, like: Tensor) -> Tensor:
+    """Sinusoids of the places 0, ..., L - 1: (L, W), in the width and type of `like` (..., W).
 
     Entry 2 k is sin(p / 10000^(2k / W)) and entry 2 k + 1 the cosine.
 
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    return _sinusoids(torch.arange(length, device=like.device), like)
+
+
+def relative_positions(length: int, like: Tensor) -> Tensor:
+    """Sinusoids of the distances L - 1, ..., -(L - 1): (2 L - 1, W), see `positions`.
+
     Source: Dai et al. 2019, section 3.3.
     """
+    return _sinusoids(torch.arange(length - 1, -length, -1, device=like.device), like)
+
+
+def _sinusoids(place: Tensor, like: Tensor) -> Tensor:
     width = like.shape[-1]
     wide = torch.promote_types(like.dtype, torch.float32)
-    distance = torch.arange(length - 1, -length, -1, device=like.device, dtype=wide)
     rate = torch.exp(torch.arange(0, width, 2, device=like.device, dtype=wide) * (-math.log(10000.0) / width))
-    angle = distance[:, None] * rate
+    angle = place.to(wide)[:, None] * rate
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width].to(like.dtype)
 
 
@@ -45,7 +76,7 @@ class RelativeAttention(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(heads, 1, width // heads))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, W) to tokens, attending to those that `mask` (B, L) calls real; each sample needs one."""
+        """Tokens (B, L, W) to tokens, attending to those that `mask` (B, L) calls real (see `visible`)."""
         length = x.shape[1]
         query, key, value = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
         distance = self._split(self.distance(relative_positions(length, x))[None])
@@ -55,7 +86,7 @@ class RelativeAttention(nn.Module):
         place = length - 1 - place[:, None] + place
         bias = scores.gather(-1, place.expand(*scores.shape[:3], length))
         if mask is not None:
-            bias = bias.masked_fill(~mask[:, None, None], -math.inf)
+            bias = bias.masked_fill(~visible(mask)[:, None, None], -math.inf)
         attended = F.scaled_dot_product_attention(
             query + self.content_bias, key, value, attn_mask=bias, dropout_p=self.rate if self.training else 0.0
         )
@@ -162,11 +193,15 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (B, L, W) to tokens; real ones, which `mask` (B, L) tells, lie in front of padding."""
+    def forward(self, x: Tensor, mask: Tensor | None, extra: int = 0) -> Tensor:
+        """Tokens (B, L, W) to tokens; real ones, which `mask` (B, L) tells, lie in front of padding.
+
+        The first `extra` tokens have no place in the sequence: attention sees them, the convolution does not.
+        """
         x = x + self.dropout(self.before(x)) / 2
         x = x + self.dropout(self.attention(self.attention_norm(x), mask))
-        x = x + self.dropout(self.convolution(x, mask))
+        own = self.dropout(self.convolution(x[:, extra:], None if mask is None else mask[:, extra:]))
+        x = x + (F.pad(own, (0, 0, extra, 0)) if extra else own)
         out: Tensor = self.norm(x + self.dropout(self.after(x)) / 2)
         return out
 

@@ -5,11 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polymodal.fusion.conformer_block import (
+from polymodal.blocks import (
     ConformerBlock,
     ConvolutionModule,
     MaskedBatchNorm,
     RelativeAttention,
+    positions,
     relative_positions,
 )
 from tests.fusion.fusion_properties import same
@@ -26,6 +27,12 @@ def test_relative_positions(width: int) -> None:
             angle = distance / 10000 ** (entry // 2 * 2 / width)
             expected = math.cos(angle) if entry % 2 else math.sin(angle)
             assert table[row, entry].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("width", [6, 5])
+def test_positions_are_the_distances_from_the_first(width: int) -> None:
+    like = torch.zeros(1, width).double()
+    assert torch.equal(positions(4, like), relative_positions(4, like).flip(0)[3:])
 
 
 def test_relative_attention_is_its_formula() -> None:
@@ -119,6 +126,30 @@ def test_padding_behind_changes_nothing(training: bool) -> None:
     more = F.pad(MASK, (0, 9))
     longer = torch.cat([x, 50 * torch.randn(3, 9, 4).double()], 1)
     same(block(longer, more)[more], block(x, MASK)[MASK])
+
+
+def test_a_sample_without_any_token_is_finite_and_moves_nobody() -> None:
+    block = ConformerBlock(4, heads=2, kernel=3, dropout=0.0).double()
+    x = torch.randn(3, 6, 4).double().requires_grad_()
+    none = torch.cat([MASK[:2], torch.zeros(1, 6, dtype=torch.bool)])
+    same(block(x, none)[:2][MASK[:2]], block(x[:2], MASK[:2])[MASK[:2]])
+    out = block(x, none)
+    out.sum().backward()
+    assert out.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+def test_tokens_in_front_are_attended_to_and_not_convolved() -> None:
+    block = ConformerBlock(4, heads=2, kernel=3, dropout=0.0).double().eval()
+    x, front = torch.randn(3, 6, 4).double(), torch.randn(3, 2, 4).double()
+    both, mask = torch.cat([front, x], 1), F.pad(MASK, (2, 0), value=True)
+    y = both + block.before(both) / 2
+    y = y + block.attention(block.attention_norm(y), mask)
+    y = torch.cat([y[:, :2], y[:, 2:] + block.convolution(y[:, 2:], MASK)], 1)
+    same(block(both, mask, extra=2), block.norm(y + block.after(y) / 2))
+    hidden = torch.cat([torch.zeros(3, 2, dtype=torch.bool), MASK], 1)
+    same(block(both, hidden, extra=2)[:, 2:][MASK], block(x, MASK)[MASK])
 
 
 def test_gradients_are_right() -> None:
