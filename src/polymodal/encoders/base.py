@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from polymodal.types import Features, Padded
 
-__all__ = ["Encoder", "LayeredEncoder", "State", "linear_heads", "masked_mean", "split_padded"]
+__all__ = ["Encoder", "LayeredEncoder", "State", "additive_mask", "linear_heads", "masked_mean", "split_padded"]
 
 
 class Encoder(nn.Module):
@@ -22,6 +22,20 @@ class Encoder(nn.Module):
     dim: int
     kinds: ClassVar[frozenset[str]] = frozenset()
     """Kinds of input it reads; empty where it does not say."""
+    rebuild: Mapping[str, Any] = {}
+    """Settings (plain JSON values) that replace the constructor's when a saved model is built again, so that no file of
+    pre-trained weights is needed then."""
+
+    @classmethod
+    def preprocessing(cls, kind: str, settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the input that this encoder calls for, such as pixels and their mean, or a tokenizer.
+
+        Args:
+            kind: of the modality.
+            settings: of the constructor.
+            given: options of the input that the user set, which win over what is returned.
+        """
+        return {}
 
     def forward(self, x: Any) -> Features:
         """Encode one batch."""
@@ -98,6 +112,19 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
         return tokens.mean(1)
     weight = mask.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What attention scores (B, H, L, L) are added to by `mask` (B, L): 0 at real tokens, the least number elsewhere.
+
+    The result is (B, 1, 1, L), or None without a mask. A sample without any real token sees all of its tokens: a softmax
+    over nothing would be NaN.
+    """
+    if mask is None:
+        return None
+    visible = mask | ~mask.any(1, keepdim=True)
+    least = torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
+    return least[:, None, None]
 
 
 def linear_heads(encoders: Mapping[str, nn.Module], outputs: int) -> nn.ModuleDict:
