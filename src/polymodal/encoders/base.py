@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from polymodal.types import Features, Padded
 
-__all__ = ["Encoder", "LayeredEncoder", "State", "additive_mask", "linear_heads", "masked_mean", "split_padded"]
+__all__ = [
+    "Encoder",
+    "LayeredEncoder",
+    "State",
+    "additive_mask",
+    "each_part",
+    "linear_heads",
+    "masked_mean",
+    "split_padded",
+]
 
 
 class Encoder(nn.Module):
@@ -125,6 +134,24 @@ def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     visible = mask | ~mask.any(1, keepdim=True)
     least = torch.zeros(visible.shape, dtype=dtype, device=mask.device).masked_fill(~visible, torch.finfo(dtype).min)
     return least[:, None, None]
+
+
+def each_part(state: State, parts: int, layer: Callable[[Tensor, Tensor | None], Tensor]) -> State:
+    """Tokens of `parts` frames or clips side by side, (B, extra + parts L, D), through a layer that sees one at a time.
+
+    `layer` maps tokens (B parts, extra + L, D) and their mask to tokens. Every part sees the foreign tokens in front, and
+    what they become is averaged over the parts.
+    """
+    if parts == 1:
+        return state._replace(tokens=layer(state.tokens, state.mask))
+    extra = state.extra
+
+    def apart(x: Tensor) -> Tensor:
+        front = x[:, None, :extra].expand(-1, parts, *([-1] * (x.ndim - 1)))
+        return torch.cat([front, x[:, extra:].unflatten(1, (parts, -1))], 2).flatten(0, 1)
+
+    found = layer(apart(state.tokens), None if state.mask is None else apart(state.mask)).unflatten(0, (-1, parts))
+    return state._replace(tokens=torch.cat([found[:, :, :extra].mean(1), found[:, :, extra:].flatten(1, 2)], 1))
 
 
 def linear_heads(encoders: Mapping[str, nn.Module], outputs: int) -> nn.ModuleDict:
