@@ -63,7 +63,7 @@ def test_overrides_do_not_change_what_they_are_laid_over() -> None:
         (["train.epohcs=3"], r"unknown key 'train.epohcs'; did you mean 'epochs'\?"),
         (["sede=3"], r"unknown key 'sede'; did you mean 'seed'\?"),
         (["optimizer.lr=-1"], "optimizer.lr"),
-        (["optimizer.name=lion"], "'adamw', 'adam' or 'sgd'"),
+        (["optimizer.name=lion"], "'adamw', 'adam', 'sgd' or 'bertadam'"),
         (["train.select=first"], "'best' or 'last'"),
         (["train.epochs=2.5"], "train.epochs"),
         (["seed=x"], "seed"),

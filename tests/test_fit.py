@@ -247,7 +247,7 @@ def test_train_loss_is_the_mean_over_steps() -> None:
         ({"epochs": 0}, "epochs=0"),
         ({"accumulate": 0}, "accumulate=0"),
         ({"select": "first"}, "select='first'"),
-        ({"schedule": "linear"}, "schedule 'linear' is unknown"),
+        ({"schedule": "triangle"}, "schedule 'triangle' is unknown"),
         ({"train": []}, "gives no batch"),
         ({"balancer": Balancer()}, "uni-modal heads that Balancer does not train"),
         ({"trackers": ["wandbb"]}, "tracker 'wandbb' is unknown"),

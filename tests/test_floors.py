@@ -10,7 +10,7 @@ import polymodal
 from tests.modules import FILES
 
 FLOORS = [
-    {"types", "metrics", "distributed", "run", "config", "names", "errors", "progress", "blocks"},
+    {"types", "metrics", "distributed", "run", "config", "names", "errors", "progress", "blocks", "optim"},
     {"encoders", "fusion", "balancers", "datasets", "data", "tasks"},
     {"adapters"},
     {"model"},

@@ -226,7 +226,7 @@ def predict(run: Path, table: str, *, out: Path, trust: Many = []) -> None:  # n
 
 
 @app.command
-def demo(*, out: Path = Path("polymodal-demo"), seed: int = 0) -> None:
+def demo(out: Path = Path("polymodal-demo"), *, seed: int = 0) -> None:
     """Write a small set of pictures and sounds, train on it in five ways, and show what joint training does to an encoder.
 
     Parameters

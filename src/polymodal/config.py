@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,7 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from polymodal.errors import InputError
 from polymodal.names import nearest
 
-__all__ = ["Config", "Part", "from_flags", "load_config", "parse_override", "read_yaml", "tree"]
+__all__ = [
+    "Config",
+    "OptimizerConfig",
+    "Part",
+    "from_flags",
+    "load_config",
+    "of_stage",
+    "parse_override",
+    "read_yaml",
+    "tree",
+]
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -62,11 +76,13 @@ class DataConfig(_Strict):
 class OptimizerConfig(_Strict):
     """The optimiser of every stage."""
 
-    name: Literal["adamw", "adam", "sgd"] = Field("adamw", description="adamw decays weights apart from the gradient")
+    name: Literal["adamw", "adam", "sgd", "bertadam"] = Field(
+        "adamw", description="adamw and bertadam decay weights apart from the gradient"
+    )
     lr: float = Field(2e-3, gt=0, description="learning rate at the start")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled for adamw, coupled otherwise")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="adam and adamw only")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="not of sgd")
 
 
 class TrainConfig(_Strict):
@@ -75,8 +91,10 @@ class TrainConfig(_Strict):
     epochs: int = Field(25, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="samples a process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="of the learning rate, stepped each optimiser step"
+    schedule: Literal["cosine", "constant", "linear", "plateau"] = Field(
+        "cosine",
+        description="of the learning rate; linear warms up over a tenth of the steps and falls to 0, plateau halves it "
+        "after two epochs without gain on validation",
     )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision")
@@ -87,6 +105,13 @@ class TrainConfig(_Strict):
         None, ge=1, description="optimiser steps between resume points within an epoch"
     )
     trackers: list[str] = Field([], description="accelerate's trackers, e.g. tensorboard")
+
+
+class StageConfig(_Strict):
+    """Settings that one stage of a recipe has of its own; what is left out is the run's."""
+
+    optimizer: dict[str, Any] = Field({}, description="as the run's `optimizer`")
+    train: dict[str, Any] = Field({}, description="as the run's `train`")
 
 
 class Config(_Strict):
@@ -102,7 +127,29 @@ class Config(_Strict):
     data: DataConfig = Field(default_factory=DataConfig)  # type: ignore[arg-type]
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)  # type: ignore[arg-type]
     train: TrainConfig = Field(default_factory=TrainConfig)  # type: ignore[arg-type]
+    stages: dict[str, StageConfig] = Field(
+        {}, description="settings of some stages, by name or pattern, e.g. stages.mmlora.optimizer.lr=1e-4"
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of every random choice")
+
+
+def of_stage(config: Config, stage: str) -> Config:
+    """The settings that a stage has: the run's, with those of every pattern of `stages` that its name matches laid over.
+
+    Raises:
+        InputError: an unknown setting of a stage.
+
+    Example:
+        >>> config = load_config({"label": "y", "stages": {"unimodal_*": {"optimizer": {"lr": 1e-4}}}})
+        >>> of_stage(config, "unimodal_audio").optimizer.lr, of_stage(config, "joint").optimizer.lr
+        (0.0001, 0.002)
+    """
+    values = config.model_dump()
+    for pattern, own in config.stages.items():
+        if fnmatchcase(stage, pattern):
+            values["optimizer"] |= own.optimizer
+            values["train"] |= own.train
+    return load_config(values)
 
 
 def load_config(values: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -134,10 +181,11 @@ def load_config(values: Mapping[str, Any], overrides: Iterable[str] = ()) -> Con
     for part in ("recipe", "balancer", "fusion"):
         if isinstance(merged.get(part), dict):
             merged[part].setdefault("name", Config.model_fields[part].get_default(call_default_factory=True).name)
-    try:
-        return Config.model_validate(merged)
-    except ValidationError as error:
-        raise InputError(_explain(error)) from None
+    config = _validated(Config, merged)
+    for pattern, own in config.stages.items():  # a wrong setting must not wait for its stage
+        _validated(OptimizerConfig, own.optimizer, f"stages.{pattern}.optimizer.")
+        _validated(TrainConfig, own.train, f"stages.{pattern}.train.")
+    return config
 
 
 FLAGS = {
@@ -238,13 +286,20 @@ def tree(model: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, s
     return rows
 
 
-def _explain(error: ValidationError) -> str:
+def _validated(kind: type[M], values: Mapping[str, Any], prefix: str = "") -> M:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(_explain(error, kind, prefix)) from None
+
+
+def _explain(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
     lines = []
     for one in error.errors():
         place = [str(key) for key in one["loc"]]
-        key = ".".join(place)
+        key = prefix + ".".join(place)
         if one["type"] == "extra_forbidden":
-            model: Any = Config
+            model: Any = root
             for step in place[:-1]:
                 model = model.model_fields[step].annotation
             known = list(model.model_fields)

@@ -40,7 +40,18 @@ def constant(optimizer: Optimizer, steps: int) -> LRScheduler:
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
-SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant}
+def linear(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The rate rises from 0 over the first tenth of all optimiser steps, then falls to 0."""
+    warm = max(steps // 10, 1)
+    return LambdaLR(optimizer, lambda step: min((step + 1) / warm, max(steps - step, 0) / max(steps - warm, 1), 1))
+
+
+def plateau(optimizer: Optimizer, steps: int) -> ReduceLROnPlateau:
+    """The rate is halved after two epochs without gain on validation."""
+    return ReduceLROnPlateau(optimizer, mode="min", factor=0.5, patience=1, threshold=0)
+
+
+SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant, "linear": linear, "plateau": plateau}
 
 
 class Sized(Protocol):
@@ -94,7 +105,7 @@ def fit(
         epochs: passes over `train`.
         balancer: joint training where None.
         optimizer: AdamW, rate 2e-3, decoupled decay 1e-4 over `model.param_groups` where None.
-        schedule: "cosine", "constant", or a function of the optimiser and the number of its steps; one that returns
+        schedule: a name of `SCHEDULES`, or a function of the optimiser and the number of its steps; one that returns
             `ReduceLROnPlateau` is stepped by the validation metric, once an epoch.
         clip: largest norm of the gradient.
         precision: "bf16" or "fp16" for mixed precision.
@@ -125,6 +136,8 @@ def fit(
         raise InputError(f"schedule {schedule!r} is unknown; there are {sorted(SCHEDULES)}")
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError("the model has no trainable parameter; unfreeze an encoder or add a head")
+    if schedule == "plateau" and valid is None:
+        raise InputError("schedule 'plateau' follows the validation split; give one, or choose another schedule")
     if len(train) == 0:
         raise InputError("the training split gives no batch; it needs one sample at least")
     _check_trackers(trackers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polymodal.data.inputs import Input
-from polymodal.data.inputs.base import Decoded
+from polymodal.data.inputs.base import Decoded, resolve
 from polymodal.data.inputs.padding import Value, blank, trim
 from polymodal.types import Padded
 
@@ -82,6 +84,21 @@ class Column:
         if not all(self._decoded[i] is not None for i in there) and len(there) > limit:
             there = [there[k * len(there) // limit] for k in range(limit)]
         return (self.decode(i) for i in there)
+
+    def keys(self) -> list[str]:
+        """What tells each sample from any other: options and statistics of the input, cells, size and time of each file."""
+        shared = json.dumps([type(self.input).__name__, self.input.state()], sort_keys=True, default=str)
+        digest = hashlib.sha256(shared.encode())
+        found = []
+        for row in self.cells:
+            one = digest.copy()
+            for cell in row:
+                one.update(cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode())
+                if self.input.reads_files and cell is not None and (path := resolve(cell, self.root)).exists():
+                    facts = path.stat()
+                    one.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
+            found.append(one.hexdigest()[:32])
+        return found
 
     def keep(self, places: NDArray[np.int64]) -> None:
         """Drop all samples but those at `places`."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from polymodal.data.cache import Column
+from polymodal.data.features import FeatureColumn
+from polymodal.data.inputs.padding import Value
 from polymodal.data.samples import Samples
 from polymodal.errors import InputError
-from polymodal.types import Batch
+from polymodal.types import Batch, Features
 
 __all__ = ["Loader", "batch_bounds", "permutation"]
 
@@ -111,6 +116,25 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
+        for column in self.samples.columns.values():
+            if isinstance(column, FeatureColumn):
+                column.epoch = epoch
+
+    def sample_keys(self, modality: str) -> tuple[list[str], bool]:
+        """See `features.Storable`: the options of the input, the cells, and each file's size and time of change."""
+        column = self.samples.columns[modality]
+        return column.keys(), column.input.random
+
+    def raw(self, modality: str, places: Places) -> Value | Features:
+        """Inputs of the samples at `places`."""
+        return self.samples.columns[modality].batch(places)
+
+    def replaced(self, columns: Mapping[str, FeatureColumn]) -> Loader:
+        """The same loader with features in the place of the inputs of some modalities."""
+        loader = copy.copy(self)
+        loader.samples = copy.copy(self.samples)
+        loader.samples.columns = {**self.samples.columns, **cast(Mapping[str, Column], columns)}
+        return loader
 
     def skip(self, batches: int) -> None:
         """Let the next iteration, and only it, begin after so many batches, as when training resumes."""

@@ -6,14 +6,19 @@ pure function of its seed; `N` below is standard normal noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from polymodal.data.features import FeatureColumn
 from polymodal.data.loader import batch_bounds, permutation
 from polymodal.errors import InputError
 from polymodal.types import Batch
@@ -204,6 +209,27 @@ class ArrayLoader:
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
+        for column in self.data.inputs.values():
+            if isinstance(column, FeatureColumn):
+                column.epoch = epoch
+
+    def sample_keys(self, modality: str) -> tuple[list[str], bool]:
+        """See `features.Storable`: the numbers of each sample."""
+        rows = self.data.inputs[modality].contiguous().numpy()
+        return [
+            hashlib.sha256(f"{row.dtype} {row.shape}".encode() + row.tobytes()).hexdigest()[:32] for row in rows
+        ], False
+
+    def raw(self, modality: str, places: NDArray[np.int64]) -> Tensor:
+        """Inputs of the samples at `places`."""
+        return self.data.inputs[modality][torch.from_numpy(places)]
+
+    def replaced(self, columns: Mapping[str, FeatureColumn]) -> ArrayLoader:
+        """The same loader with features in the place of the inputs of some modalities."""
+        loader = copy.copy(self)
+        inputs: dict[str, Any] = {**self.data.inputs, **columns}
+        loader.data = self.data._replace(inputs=inputs)
+        return loader
 
     def skip(self, batches: int) -> None:
         """Let the next iteration, and only it, begin after so many batches."""

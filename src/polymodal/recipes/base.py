@@ -13,7 +13,7 @@ from torch import nn
 
 from polymodal import names
 from polymodal.balancers import Balancer
-from polymodal.config import Config
+from polymodal.config import Config, of_stage
 from polymodal.distributed import rank
 from polymodal.encoders.base import linear_heads, width
 from polymodal.errors import InputError
@@ -21,6 +21,7 @@ from polymodal.evaluate import Evaluation, evaluate
 from polymodal.fit import History, Sized, fit
 from polymodal.fusion import Fusion
 from polymodal.model import MultimodalModel
+from polymodal.optim import make_optimizer
 from polymodal.run import RunFolder, load_weights, logger
 from polymodal.tasks import Task
 from polymodal.types import Batch
@@ -153,7 +154,11 @@ class Setup:
         return Only(self.train, modalities), None if self.valid is None else Only(self.valid, modalities)
 
     def fit(
-        self, stage: str, build: Callable[[], MultimodalModel], balancer: Balancer | None = None
+        self,
+        stage: str,
+        build: Callable[[], MultimodalModel],
+        balancer: Balancer | None = None,
+        loaders: tuple[Sized, Sized | None] | None = None,
     ) -> tuple[MultimodalModel, History]:
         """Build and train one stage; one that is finished, in this process or in its folder, is not trained again.
 
@@ -161,6 +166,7 @@ class Setup:
             stage: its name, unique in the run.
             build: makes the untrained model, after the stage's seed is set.
             balancer: joint training where None.
+            loaders: of training and validation, where they are not `self.loaders` of the model's modalities.
         """
         stage = self.stage_name(stage)
         if stage in self.finished:
@@ -176,8 +182,9 @@ class Setup:
             logger.info("stage %s is finished already: read from %s", stage, run.path)
             self.finished[stage] = model, History(done["rows"], done["best_epoch"], done["best"])
             return self.finished[stage]
-        train, valid = self.loaders(model.modalities)
-        settings, optimizer = self.config.train, self.config.optimizer
+        train, valid = loaders or self.loaders(model.modalities)
+        config = of_stage(self.config, stage)
+        settings, optimizer = config.train, config.optimizer
         balancer = balancer or Balancer()
         groups = model.param_groups(optimizer.lr, balancer.scope or ("encoder", "head", "fusion"))
         history = fit(
@@ -187,7 +194,7 @@ class Setup:
             task=self.task,
             epochs=settings.epochs,
             balancer=balancer,
-            optimizer=_optimizer(groups, self.config),
+            optimizer=make_optimizer(groups, optimizer),
             schedule=settings.schedule,
             clip=settings.clip,
             precision=settings.precision,
@@ -213,11 +220,3 @@ class Setup:
         if self.valid is None:
             raise InputError("there is no validation split to compare models on")
         return evaluate(model, self.loaders(model.modalities)[1] or self.valid, self.task, masking=masking)
-
-
-def _optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.Optimizer:
-    it = config.optimizer
-    if it.name == "sgd":
-        return torch.optim.SGD(groups, lr=it.lr, momentum=it.momentum, weight_decay=it.weight_decay)
-    kind = torch.optim.AdamW if it.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=it.lr, betas=it.betas, weight_decay=it.weight_decay)

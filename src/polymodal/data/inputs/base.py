@@ -34,6 +34,8 @@ class Input(ABC):
     reads_files: ClassVar[bool] = False
     can_be_absent: ClassVar[bool] = True
     variable_length: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    """Whether decoding or `finish` draws at random, so that a sample differs from epoch to epoch."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -88,9 +90,12 @@ class Input(ABC):
             "modality": modality
         }
 
+    def keep(self, folder: Path) -> None:  # noqa: B027
+        """Write the files that `restore` needs besides `state` into a folder of the run; most need none."""
+
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> Self:
-        """The input that `state` was taken from."""
+    def restore(cls, state: dict[str, Any], folder: Path | None = None) -> Self:
+        """The input that `state` was taken from; `folder` is where `keep` wrote."""
         saved = state["modality"]
         modality = Modality(saved["name"], tuple(saved["columns"]), saved["kind"])
         return cls(**{**state, "modality": modality})
