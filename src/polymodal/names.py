@@ -74,7 +74,15 @@ def typed_name(entry: str) -> str:
         >>> [typed_name(name) for name in ("MultiLoss", "OGM_GE", "ResNet18", "ImageCNN", "FiLM")]
         ['multi_loss', 'ogm_ge', 'resnet18', 'image_cnn', 'film']
     """
-    fixed = {"FiLM": "film", "ResNet18": "resnet18"}
+    fixed = {
+        "FiLM": "film",
+        "ResNet": "resnet",
+        "ResNet18": "resnet18",
+        "ViT": "vit",
+        "EfficientNet": "efficientnet",
+        "ImageBindAudio": "imagebind_audio",
+        "Wav2Vec2": "wav2vec2",
+    }
     if entry in fixed:
         return fixed[entry]
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", entry).lower()

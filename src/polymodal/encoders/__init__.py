@@ -1,31 +1,34 @@
 """Encoders: from the input of one modality to its features."""
 
-from typing import TYPE_CHECKING, Any
-
 from polymodal.encoders.base import Encoder, LayeredEncoder, State, linear_heads
+from polymodal.encoders.cnn import EfficientNet, ResNet, ResNet18
+from polymodal.encoders.conformer import ConformerEncoder
+from polymodal.encoders.imagebind_audio import ImageBindAudio
+from polymodal.encoders.sequence import SequenceTransformer
 from polymodal.encoders.small import MLP, FrameCNN, ImageCNN, SpectrogramCNN, TextBag
-
-if TYPE_CHECKING:
-    from polymodal.encoders.vision import ResNet18
+from polymodal.encoders.speech import SpeechConformer, Wav2Vec2
+from polymodal.encoders.text import Bert, Deberta
+from polymodal.encoders.vit import ViT
 
 __all__ = [
     "MLP",
+    "Bert",
+    "ConformerEncoder",
+    "Deberta",
+    "EfficientNet",
     "Encoder",
     "FrameCNN",
+    "ImageBindAudio",
     "ImageCNN",
     "LayeredEncoder",
+    "ResNet",
     "ResNet18",
+    "SequenceTransformer",
     "SpectrogramCNN",
+    "SpeechConformer",
     "State",
     "TextBag",
+    "ViT",
+    "Wav2Vec2",
     "linear_heads",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # timm takes a second to import, and only its users should wait for it.
-    if name == "ResNet18":
-        from polymodal.encoders.vision import ResNet18
-
-        return ResNet18
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,8 +24,8 @@ def facts(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
 
     Args:
         kind: a kind of modality.
-        shape: of one sample, without the batch: image (C, H, W), video (T, C, H, W), spectrogram (1, F, T),
-            waveform (1, S), text (buckets,), vector (D,) or (L, D).
+        shape: of one sample, without the batch: image (C, H, W), video (T, C, H, W), spectrogram (1, F, T) or
+            K of them (K, 1, F, T), waveform (1, S), text (buckets,), vector (D,) or (L, D).
 
     Example:
         >>> facts("audio", (1, 40, 48))
@@ -34,10 +34,10 @@ def facts(kind: str, shape: tuple[int, ...]) -> dict[str, Any]:
     if kind == "image":
         return {"channels": shape[0], "height": shape[1], "width_pixels": shape[2]}
     if kind == "video":
-        return {"frames": shape[0], "channels": shape[1]}
+        return {"frames": shape[0], "channels": shape[1], "height": shape[2], "width_pixels": shape[3]}
     if kind == "audio":
-        if len(shape) == 3:
-            return {"channels": shape[0], "bins": shape[1], "length": shape[2]}
+        if len(shape) >= 3:
+            return {"channels": shape[-3], "bins": shape[-2], "length": shape[-1]}
         return {"samples": shape[-1]}
     if kind == "text":
         return {"buckets": shape[0]}
