@@ -71,6 +71,12 @@ class DataConfig(_Strict):
         2 * 2**30, ge=0, description="memory for decoded samples; beyond it they are decoded again"
     )
     workers: int | None = Field(None, ge=0, description="processes or threads that decode; by the machine when empty")
+    feature_cache: str | None = Field(
+        None, description="folder of frozen encoders' features, which runs may share; in the run's own when empty"
+    )
+    feature_draws: int | None = Field(
+        None, ge=1, description="stored draws a sample of an input that is augmented at random"
+    )
 
 
 class OptimizerConfig(_Strict):
@@ -124,6 +130,9 @@ class Config(_Strict):
     balancer: Part = Field(default_factory=lambda: Part(name="joint"), description="balancer, and its settings")
     fusion: Part = Field(default_factory=lambda: Part(name="concat"), description="fusion, and its settings")
     encoders: dict[str, Part] = Field({}, description="encoder of a modality, and its settings; by kind when empty")
+    preset: Literal["tiny", "small", "base", "large"] | None = Field(
+        None, description="encoders of the modalities that name none: from scratch (tiny), or pre-trained ones"
+    )
     data: DataConfig = Field(default_factory=DataConfig)  # type: ignore[arg-type]
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)  # type: ignore[arg-type]
     train: TrainConfig = Field(default_factory=TrainConfig)  # type: ignore[arg-type]

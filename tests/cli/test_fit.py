@@ -79,6 +79,20 @@ def test_video_and_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert found["test"]["accuracy"] >= 0.5
 
 
+@pytest.mark.parametrize("recipe", ["frozen_features", "mmlora", "full_ume", "linear_eval"])
+def test_recipes_on_uni_modal_models_load_and_evaluate(
+    recipe: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    found = answer(
+        capsys, "fit", media, "--label", "label", *QUICK, "--recipe", recipe, "stages.linear_*.train.epochs=3",
+        "--out", run,
+    )  # fmt: skip
+    again = answer(capsys, "evaluate", run)
+    assert again["accuracy"] == found["test"]["accuracy"]
+    assert (run / "report.html").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("recipe", ["ume", "unimodal"])
 def test_recipes_of_separate_models(
     recipe: str, numbers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -76,11 +76,12 @@ class FeatureColumn:
 
     def __getitem__(self, places: Tensor) -> Features:
         index = (places + self.epoch) % self.draws * len(self) + places
-        found = Features(*(None if one is None else one[index] for one in self.features[:3]))
-        if found.tokens is None or found.mask is None:
-            return found
-        longest = max(1, int(found.mask.sum(1).max()))
-        return found._replace(tokens=found.tokens[:, :longest], mask=found.mask[:, :longest])
+        pooled, tokens, mask, _ = self.features
+        if tokens is None or mask is None:
+            return Features(pooled[index])
+        mask = mask[index]
+        longest = max(1, int(mask.sum(1).max()))
+        return Features(pooled[index], tokens[index, :longest], mask[:, :longest])
 
     def batch(self, places: Places) -> Features:
         """Features of the samples at `places`."""
@@ -219,7 +220,7 @@ class FeatureCache:
             one: Features = encoder(x)
             if self.tokens and one.tokens is None:
                 raise InputError(f"modality {modality!r}: {type(encoder).__name__} yields no token features to keep")
-            found.append(Features(*(None if t is None else t.cpu() for t in one[:3])))
+            found.append(move(one if self.tokens else Features(one.pooled), "cpu"))
         self.computed += len(places)
         tensors = {"pooled": torch.cat([one.pooled for one in found])}
         if self.tokens:

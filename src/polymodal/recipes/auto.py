@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from polymodal.distributed import rank
 from polymodal.errors import InputError
 from polymodal.evaluate import Evaluation
 from polymodal.recipes.base import Result, Setup
+from polymodal.recipes.frozen import frozen_features
 from polymodal.recipes.joint import train_jointly
+from polymodal.recipes.mmlora import mmlora
 from polymodal.recipes.ume import ume
 from polymodal.recipes.unimodal import unimodal
 from polymodal.run import logger
@@ -28,6 +30,8 @@ CANDIDATES: dict[str, Callable[[Setup], Result]] = {
     "unimodal": unimodal,
     "ume_prob": lambda setup: ume(setup, "prob"),
     "ume_logit": lambda setup: ume(setup, "logit"),
+    "frozen_features": frozen_features,
+    "mmlora": lambda setup: mmlora(replace(setup, make_balancer=Balancer)),
     "joint": lambda setup: train_jointly(setup, Balancer(), "joint"),
     "multi_loss": lambda setup: train_jointly(setup, MultiLoss(), "multi_loss"),
     "mlb": lambda setup: train_jointly(setup, MLB(), "mlb"),
@@ -86,7 +90,8 @@ def one_standard_error(
 def auto(setup: Setup, trials: int = 1, candidates: Sequence[str] | None = None) -> Result:
     """Train every candidate under one equal budget and keep what validation says, favouring the simpler.
 
-    Candidates are uni-modal models, their ensembles by probabilities and by logits, joint training, Multi-Loss and MLB.
+    Candidates are uni-modal models, their ensembles by probabilities and by logits, a classifier on their frozen features,
+    MMLoRA, joint training, Multi-Loss and MLB.
     Each gets the same number of trials (learning rates lr, lr / 3, 3 lr, ...) and the same epochs; ensembles need no
     training of their own. The winner is the simplest that is not distinguishably worse than the best
     (`one_standard_error`). The configured balancer plays no part.

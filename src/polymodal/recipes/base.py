@@ -6,14 +6,17 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from polymodal import names
 from polymodal.balancers import Balancer
 from polymodal.config import Config, of_stage
+from polymodal.data.features import FeatureCache, FeatureColumn, Storable
 from polymodal.distributed import rank
 from polymodal.encoders.base import linear_heads, width
 from polymodal.errors import InputError
@@ -49,10 +52,31 @@ class Only:
         """Choose the epoch's order."""
         self.loader.set_epoch(epoch)  # type: ignore[attr-defined]
 
+    def sample_keys(self, modality: str) -> tuple[list[str], bool]:
+        """See `polymodal.data.features.Storable`."""
+        return _storable(self.loader).sample_keys(modality)
+
+    def raw(self, modality: str, places: NDArray[np.int64]) -> Any:
+        """Inputs of the samples at `places`."""
+        return _storable(self.loader).raw(modality, places)
+
+    def replaced(self, columns: Mapping[str, FeatureColumn]) -> Only:
+        """The same loader with features in the place of the inputs of some modalities."""
+        return Only(cast(Sized, _storable(self.loader).replaced(columns)), self.modalities)
+
     def _pick(self, batch: Batch) -> Batch:
         inputs = {m: batch.inputs[m] for m in self.modalities}
         present = {m: batch.present[m] for m in self.modalities if m in batch.present} if batch.present else None
         return batch._replace(inputs=inputs, present=present or None)
+
+
+def _storable(loader: Sized) -> Storable:
+    if not hasattr(loader, "sample_keys"):
+        raise InputError(
+            f"features of frozen encoders cannot be kept: {type(loader).__name__} does not tell its samples apart; use "
+            "polymodal's Loader or ArrayLoader"
+        )
+    return cast(Storable, loader)
 
 
 @dataclass
@@ -152,6 +176,26 @@ class Setup:
         if tuple(modalities) == self.modalities:
             return self.train, self.valid
         return Only(self.train, modalities), None if self.valid is None else Only(self.valid, modalities)
+
+    def cached(self, encoders: Mapping[str, nn.Module], modalities: Sequence[str] = ()) -> tuple[Sized, Sized | None]:
+        """Loaders of training and validation whose batches hold the features of these frozen encoders, computed once.
+
+        Args:
+            encoders: by modality.
+            modalities: what the batches hold in all; those of `encoders` by default.
+        """
+        data = self.config.data
+        folder = data.feature_cache or (None if self.run is None else str(self.run.path / "features"))
+        cache = FeatureCache(folder, draws=data.feature_draws, show=self.show)
+        train, valid = self.loaders(tuple(modalities) or tuple(encoders))
+        return cache.loader(train, encoders), None if valid is None else cache.loader(valid, encoders)
+
+    def best(self, models: Mapping[str, MultimodalModel]) -> str:
+        """The name of the model that is best on validation: by the metric, then by the loss; of equal ones the first."""
+        name = self.config.train.metric or self.task.default_metric
+        sign = -1 if name in self.task.lower_is_better else 1
+        found = {one: self.evaluate(model).metrics for one, model in models.items()}
+        return max(models, key=lambda one: (sign * found[one][name], -found[one]["loss"]))
 
     def fit(
         self,

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
+from polymodal.encoders.weights import load_strictly, read_weights
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
+from polymodal.run import logger
 
-__all__ = ["train_each", "unimodal"]
+__all__ = ["Checkpoints", "best_alone", "train_each", "unimodal"]
+
+Checkpoints = Mapping[str, str | Path] | None
+"""Weights of uni-modal models by modality."""
 
 
-def train_each(setup: Setup) -> tuple[dict[str, MultimodalModel], dict[str, int]]:
-    """Train each modality alone, L_m = CE(z_m, y): the models and their best epochs."""
+def train_each(setup: Setup, checkpoints: Checkpoints = None) -> tuple[dict[str, MultimodalModel], dict[str, int]]:
+    """Train each modality alone, L_m = CE(z_m, y), or read it from a checkpoint: the models and their best epochs.
+
+    Raises:
+        InputError: a checkpoint of an unknown modality, of another architecture, or that is no whole file.
+    """
+    given = dict(checkpoints or {})
+    foreign = sorted(set(given) - set(setup.modalities))
+    if foreign:
+        raise InputError(f"checkpoints of {foreign}: the modalities are {', '.join(setup.modalities)}")
     models, epochs = {}, {}
+    for m, path in given.items():  # first: a wrong file must not cost the training
+        setup.seed(setup.stage_name(f"unimodal_{m}"))
+        models[m] = setup.unimodal_model(m)
+        file = _weights_of(Path(path), m)
+        load_strictly(models[m], read_weights(file), file)
+        logger.info("modality %s: weights from %s", m, file)
     for m in setup.modalities:
-        stage = f"unimodal_{m}"
-        models[m], history = setup.fit(stage, lambda m=m: setup.unimodal_model(m))  # type: ignore[misc]
-        epochs[setup.stage_name(stage)] = history.best_epoch
-    return models, epochs
+        if m not in given:
+            stage = f"unimodal_{m}"
+            models[m], history = setup.fit(stage, lambda m=m: setup.unimodal_model(m))  # type: ignore[misc]
+            epochs[setup.stage_name(stage)] = history.best_epoch
+    return {m: models[m] for m in setup.modalities}, epochs
+
+
+def _weights_of(path: Path, modality: str) -> Path:
+    """The file of a checkpoint that may be named by its run's folder."""
+    if not path.is_dir():
+        return path
+    stage = path / "stages" / f"unimodal_{modality}" / "model.safetensors"
+    return stage if stage.is_file() else path / "model.safetensors"
 
 
 def unimodal(setup: Setup) -> Result:
@@ -27,9 +58,10 @@ def unimodal(setup: Setup) -> Result:
     """
     if setup.valid is None:
         raise InputError("recipe 'unimodal' chooses the best modality on a validation split; give one")
-    models, epochs = train_each(setup)
-    name = setup.config.train.metric or setup.task.default_metric
-    sign = -1 if name in setup.task.lower_is_better else 1
-    found = {m: setup.evaluate(model).metrics for m, model in models.items()}
-    best = max(models, key=lambda m: (sign * found[m][name], -found[m]["loss"]))
+    return best_alone(setup, *train_each(setup))
+
+
+def best_alone(setup: Setup, models: dict[str, MultimodalModel], epochs: dict[str, int]) -> Result:
+    """The result whose model is the uni-modal one that is best on validation, by the metric and then the loss."""
+    best = setup.best(models)
     return Result(models[best], {"name": "mixture"}, epochs, models, chosen=best)

@@ -1,0 +1,100 @@
+"""Recipes on frozen encoders, whose features are computed once: a classifier of them all, and a linear one of each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from torch import nn
+
+from polymodal.balancers import Balancer
+from polymodal.config import StageConfig
+from polymodal.encoders.base import linear_heads, width
+from polymodal.errors import InputError
+from polymodal.model import MultimodalModel
+from polymodal.recipes.base import Result, Setup
+from polymodal.recipes.unimodal import Checkpoints, best_alone, train_each
+
+__all__ = ["frozen_features", "linear_eval"]
+
+LINEAR = StageConfig(
+    optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}, train={"epochs": 100, "schedule": "constant"}
+)
+"""Settings of the linear classifiers, which the papers do not give (METHODS 4.3)."""
+
+
+def frozen_features(setup: Setup, checkpoints: Checkpoints = None) -> Result:
+    """Train each modality alone, freeze the encoders, then train the configured fusion on their features.
+
+    The features are computed once a sample, so an epoch costs next to nothing. The configured balancer plays no part.
+
+    Args:
+        checkpoints: weights of uni-modal runs by modality, instead of training those alone: a run's folder that recipe
+            `unimodal` wrote, or a `model.safetensors` of such a stage.
+
+    Source: anonymous 2023 (MMLoRA), the baseline "classifier on frozen features" of its tables.
+    """
+    models, epochs = train_each(setup, checkpoints)
+    encoders = {m: frozen(one.encoders[m]) for m, one in models.items()}
+    part = setup.config.fusion.model_dump()
+
+    def build() -> MultimodalModel:
+        fusion = setup.fusion({m: width(encoder) for m, encoder in encoders.items()}, part)
+        heads = linear_heads(encoders, setup.task.outputs) if getattr(fusion, "needs_heads", False) else None
+        return MultimodalModel(encoders, fusion, heads)
+
+    model, history = setup.fit("frozen_features", build, Balancer(), setup.cached(encoders))
+    return Result(model, part, epochs | {setup.stage_name("frozen_features"): history.best_epoch}, models)
+
+
+def linear_eval(
+    setup: Setup, of: Literal["pretrained", "unimodal"] = "pretrained", checkpoints: Checkpoints = None
+) -> Result:
+    """A linear classifier on the frozen features of each encoder alone; the modality that is best on validation is kept.
+
+    AdamW 1e-3 with decay 0.01 at a constant rate for 100 epochs; `stages.linear_*` changes that.
+
+    Args:
+        of: "pretrained" encoders as they come (from scratch they are random), or those of the "unimodal" phase.
+        checkpoints: of the uni-modal phase, see `frozen_features`.
+
+    Raises:
+        InputError: another `of`, or no validation split to choose by.
+
+    Source: anonymous 2023 (MMLoRA), tables 3 and 8; the settings are ours, none are given.
+    """
+    if of not in ("pretrained", "unimodal"):
+        raise InputError(f"linear_eval: of={of!r}; it is 'pretrained' or 'unimodal'")
+    stages = {"linear_*": LINEAR, **setup.config.stages}
+    inner = replace(setup, config=setup.config.model_copy(update={"stages": stages}))
+    epochs: dict[str, int] = {}
+    encoders: Mapping[str, nn.Module]
+    if of == "unimodal":
+        models, epochs = train_each(inner, checkpoints)
+        encoders = {m: frozen(one.encoders[m]) for m, one in models.items()}
+    else:
+        encoders = {m: frozen(fresh(inner, m)) for m in setup.modalities}
+    found = {}
+    for m, encoder in encoders.items():
+        stage = f"linear_{m}"
+
+        def build(m: str = m, encoder: nn.Module = encoder) -> MultimodalModel:
+            heads = linear_heads({m: encoder}, setup.task.outputs)
+            return MultimodalModel({m: encoder}, setup.fusion({m: width(encoder)}, {"name": "mixture"}), heads)
+
+        found[m], history = inner.fit(stage, build, Balancer(), inner.cached({m: encoder}))
+        epochs[setup.stage_name(stage)] = history.best_epoch
+    return best_alone(setup, found, epochs)
+
+
+def fresh(setup: Setup, modality: str) -> nn.Module:
+    """An encoder as it comes, from the seed that its uni-modal stage would have."""
+    setup.seed(setup.stage_name(f"unimodal_{modality}"))
+    return setup.make_encoder(modality)
+
+
+def frozen(encoder: nn.Module) -> nn.Module:
+    """A copy of which no parameter trains."""
+    return copy.deepcopy(encoder).requires_grad_(False)

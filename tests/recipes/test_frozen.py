@@ -1,0 +1,60 @@
+"""Recipes `frozen_features` and `linear_eval`: encoders stay as they are and run once a sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polymodal import InputError
+from polymodal.recipes import frozen_features, linear_eval, ume
+from polymodal.types import Batch
+from tests.builders import difference
+from tests.recipes.setups import make_setup, stages
+
+
+def test_a_classifier_on_frozen_features(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path, dropout=0.1)
+    setup.config.train.epochs = 20
+    result = frozen_features(setup)
+    assert stages(tmp_path) == ["frozen_features", "unimodal_x1", "unimodal_x2"]
+    for m, one in result.unimodal.items():
+        assert difference(result.model.encoders[m].state_dict(), one.encoders[m].state_dict()) == 0
+    assert not result.model.heads
+    assert setup.evaluate(result.model).metrics["accuracy"] > 0.3
+    assert list((tmp_path / "features").rglob("*.safetensors"))
+    again = make_setup(dropout=0.1)
+    again.config.train.epochs = 20
+    for m, one in ume(again).unimodal.items():
+        assert difference(one.state_dict(), result.unimodal[m].state_dict()) == 0
+    resumed = frozen_features(make_setup(tmp_path, dropout=0.1))
+    assert difference(resumed.model.state_dict(), result.model.state_dict()) == 0
+
+
+@pytest.mark.parametrize("of", ["pretrained", "unimodal"])
+def test_linear_evaluation(of: str, tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    setup.config = type(setup.config).model_validate(
+        {
+            **setup.config.model_dump(),
+            "stages": {"linear_x1": {"train": {"epochs": 3}}, "linear_x2": {"train": {"epochs": 4}}},
+        }
+    )
+    result = linear_eval(setup, of=of)  # type: ignore[arg-type]
+    assert {"linear_x1", "linear_x2"} <= set(stages(tmp_path))
+    assert [len(setup.finished[f"linear_{m}"][1].rows) for m in ("x1", "x2")] == [3, 4]
+    assert result.chosen in setup.modalities
+    expected = ume(make_setup()).unimodal if of == "unimodal" else None
+    for m, model in result.unimodal.items():
+        encoder = model.encoders[m]
+        assert not any(p.requires_grad for p in encoder.parameters())
+        if expected:
+            assert difference(encoder.state_dict(), expected[m].encoders[m].state_dict()) == 0
+    batch: Batch = next(iter(setup.valid))
+    chosen = str(result.chosen)
+    assert result.model({chosen: batch.inputs[chosen]}).logits.shape == (64, 8)
+
+
+def test_unknown_encoders() -> None:
+    with pytest.raises(InputError, match="of='joint'"):
+        linear_eval(make_setup(), of="joint")  # type: ignore[arg-type]
