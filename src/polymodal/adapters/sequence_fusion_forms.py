@@ -1,0 +1,232 @@
+"""Exact forms of sequence fusion after the token sums: one result, of different time and memory.
+
+All take y_m = w_t,m h_m (R_t, Q, d_m), where a row q of Q stands for one output token of one sample, and
+b_m = w_h,m (R_h, K, d_m), and yield sum_r sum_s prod_m (y_m[r] b_m[s]^T), a (Q, K) matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from math import ceil, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["choose_form", "core", "plain", "stream"]
+
+BLOCK = 2**16
+"""Elements of one modality's product that `stream` holds at a time, where it may join ranks."""
+CHUNK = 2**19
+"""Elements of the Khatri-Rao products that `core` holds at a time."""
+LARGEST_CORE = 2**16
+"""Columns of the Khatri-Rao products up to which `core` is considered."""
+
+
+def choose_form(widths: Sequence[int], rows: int, columns: int, rank_t: int, rank_h: int) -> str:
+    """The form expected to be fastest: "core" where one product over all index tuples beats R_t R_h small ones.
+
+    core iff  D (1 + 5 (R_t / K + R_h / Q)) < R_t R_h (sum_m d_m + 13 M)  and  D <= 2^16, where D = prod_m d_m; else
+    "stream", and "plain" for a single pair of ranks.
+
+    Args:
+        widths: d_m of each modality.
+        rows: Q, samples times output tokens.
+        columns: K, the output width.
+        rank_t: R_t.
+        rank_h: R_h.
+
+    Example:
+        >>> choose_form([16, 16, 16], 24 * 16, 256, 8, 8), choose_form([16] * 7, 16 * 16, 512, 8, 8)
+        ('core', 'stream')
+    """
+    if rank_t * rank_h == 1:
+        return "plain"
+    tuples = prod(widths)
+    joined = tuples * (1 + 5 * (rank_t / columns + rank_h / rows))
+    apart = rank_t * rank_h * (sum(widths) + 13 * len(widths))
+    return "core" if tuples <= LARGEST_CORE and joined < apart else "stream"
+
+
+def plain(ys: Sequence[Tensor], bs: Sequence[Tensor], shared: bool = False) -> Tensor:
+    """All ranks at once, R_t R_h Q K numbers a modality: differentiable any number of times, and under `torch.func`."""
+    ranks = "rqj,rkj->rqk" if shared else "rqj,skj->rsqk"
+    factors = [torch.einsum(ranks, y, b) for y, b in zip(ys, bs, strict=True)]
+    whole = factors[0]
+    for factor in factors[1:]:
+        whole = whole * factor
+    return whole.flatten(0, -3).sum(0)
+
+
+def stream(ys: Sequence[Tensor], bs: Sequence[Tensor], shared: bool = False) -> Tensor:
+    """Rank block by rank block, computed anew in backward: time as R_t R_h sum_m d_m, memory without R_t R_h.
+
+    Args:
+        ys: (R_t, Q, d_m) each.
+        bs: (R_h, K, d_m) each.
+        shared: one rank index for both, sum_r prod_m (y_m[r] b_m[r]^T).
+    """
+    return _apply(_Stream, ys, bs, shared)
+
+
+def core(ys: Sequence[Tensor], bs: Sequence[Tensor]) -> Tensor:
+    """Ranks summed before the modalities meet: Z C^T with Z[q, j_1..j_M] = sum_r prod_m y_m[r, q, j_m] and C likewise of b_m.
+
+    Time as prod_m d_m, almost without R_t and R_h; in chunks over j_1, computed anew in backward.
+    """
+    return _apply(_Core, ys, bs, False)
+
+
+def _apply(form: type[torch.autograd.Function], ys: Sequence[Tensor], bs: Sequence[Tensor], shared: bool) -> Tensor:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return plain(ys, bs, shared)
+    result: Tensor = form.apply(shared, *ys, *bs)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _halves(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    half = len(factors) // 2
+    return factors[:half], factors[half:]
+
+
+def _again(grad: Tensor, factors: Sequence[Tensor], shared: bool) -> tuple[Tensor, ...] | None:
+    """Gradients of the plain form where they must themselves be differentiable or mapped over; None elsewhere."""
+    twice = torch.is_grad_enabled()
+    if not twice and not torch._C._functorch.is_legacy_batchedtensor(grad):
+        return None
+    with torch.enable_grad():
+        # Views, so that a tensor that serves two modalities gets one gradient for each place.
+        inputs = [f.view_as(f) if f.requires_grad else f.detach().requires_grad_() for f in factors]
+        return torch.autograd.grad(plain(*_halves(inputs), shared), inputs, grad, create_graph=twice)
+
+
+class _Stream(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shared: bool, *factors: Tensor) -> Tensor:
+        ctx.shared = shared
+        ctx.save_for_backward(*factors)
+        ys, bs = _halves(factors)
+        columns = bs[0].shape[1]
+        taken = 1 if shared else _ranks_at_once(ys, bs)
+        lefts, rights = _by_rank(ys, 1), _by_rank(bs, taken)
+        total = None
+        for r, s in _pairs(len(lefts), len(rights), shared):
+            whole = _products(lefts[r], rights[s])
+            for factor in whole[1:]:
+                whole[0].mul_(factor)
+            total = whole[0] if total is None else total.add_(whole[0])
+        assert total is not None
+        return total if taken == 1 else total.view(-1, taken, columns).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        factors: tuple[Tensor, ...] = ctx.saved_tensors
+        found = _again(grad, factors, ctx.shared)
+        if found is not None:
+            return (None, *found)
+        ys, bs = _halves(factors)
+        taken = 1 if ctx.shared else _ranks_at_once(ys, bs)
+        sums = [torch.zeros_like(factor, memory_format=torch.contiguous_format) for factor in factors]
+        lefts, rights = _by_rank(ys, 1), _by_rank(bs, taken)
+        into_left, into_right = _by_rank(sums[: len(ys)], 1), _by_rank(sums[len(ys) :], taken)
+        grad = grad.contiguous() if taken == 1 else grad.repeat(1, taken)
+        with torch.autocast(grad.device.type, enabled=False):
+            for r, s in _pairs(len(lefts), len(rights), ctx.shared):
+                for m, one in enumerate(_product_grads(_products(lefts[r], rights[s]), grad)):
+                    into_left[r][m].addmm_(one, rights[s][m])
+                    into_right[s][m].addmm_(one.mT, lefts[r][m])
+        return (None, *sums)
+
+
+def _ranks_at_once(ys: Sequence[Tensor], bs: Sequence[Tensor]) -> int:
+    """The largest divisor of R_h that keeps a block within `BLOCK` elements, 1 at least."""
+    rank, cells = bs[0].shape[0], ys[0].shape[1] * bs[0].shape[1]
+    return max(s for s in range(1, rank + 1) if rank % s == 0 and (s == 1 or s * cells <= BLOCK))
+
+
+def _by_rank(factors: Sequence[Tensor], taken: int) -> list[tuple[Tensor, ...]]:
+    """Views of (R, N, d_m) factors as R / taken blocks, each with one (taken N, d_m) matrix a modality."""
+    blocks = [factor.reshape(-1, taken * factor.shape[1], factor.shape[2]).unbind(0) for factor in factors]
+    return list(zip(*blocks, strict=True))
+
+
+def _pairs(left: int, right: int, shared: bool) -> list[tuple[int, int]]:
+    return [(r, r) for r in range(left)] if shared else list(product(range(left), range(right)))
+
+
+def _products(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.mm(y, b.mT) for y, b in zip(left, right, strict=True)]
+
+
+def _product_grads(factors: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The gradient times the product of all other factors, for each of them; overwrites the factors."""
+    before = factors[:1]
+    for factor in factors[1:-1]:
+        before.append(before[-1] * factor)
+    after, found = grad, list[Tensor]()
+    for factor, left in zip(reversed(factors), reversed(before), strict=False):
+        own = after
+        after = grad * factor if own is grad else own * factor
+        found.append(left.mul_(own))
+    return [after, *reversed(found)]
+
+
+class _Core(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shared: bool, *factors: Tensor) -> Tensor:
+        ctx.save_for_backward(*factors)
+        ys, bs = _halves(factors)
+        total = None
+        for chunk in _chunks(ys, bs):
+            part = _rank_summed([ys[0][..., chunk], *ys[1:]]) @ _rank_summed([bs[0][..., chunk], *bs[1:]]).mT
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        factors: tuple[Tensor, ...] = ctx.saved_tensors
+        found = _again(grad, factors, False)
+        if found is not None:
+            return (None, *found)
+        ys, bs = _halves(factors)
+        sums = [torch.zeros_like(factor) for factor in factors]
+        with torch.autocast(grad.device.type, enabled=False):
+            for chunk in _chunks(ys, bs):
+                left, left_grad = _with_grad(ys, chunk)
+                right, right_grad = _with_grad(bs, chunk)
+                parts = (*left_grad(grad @ right), *right_grad(grad.mT @ left))
+                for index, (total, part) in enumerate(zip(sums, parts, strict=True)):
+                    (total[..., chunk] if index in (0, len(ys)) else total).add_(part)
+        return (None, *sums)
+
+
+def _chunks(ys: Sequence[Tensor], bs: Sequence[Tensor]) -> list[slice]:
+    """Slices of j_1 of about equal size, each with at most `CHUNK` elements of Z and C together where that is possible."""
+    first, *others = (y.shape[2] for y in ys)
+    cells = (ys[0].shape[1] + bs[0].shape[1]) * prod(others)
+    size = ceil(first / ceil(first / max(1, CHUNK // cells)))
+    return [slice(low, low + size) for low in range(0, first, size)]
+
+
+def _rank_summed(factors: Sequence[Tensor]) -> Tensor:
+    """sum_r of the Khatri-Rao product of (R, Q, d_m) factors: (Q, prod_m d_m)."""
+    half = (len(factors) + 1) // 2
+    left, right = _khatri_rao(factors[:half]), _khatri_rao(factors[half:])
+    return torch.bmm(left.permute(1, 2, 0), right.transpose(0, 1)).flatten(1)
+
+
+def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    joined = factors[0]
+    for factor in factors[1:]:
+        joined = (joined[..., None] * factor[:, :, None]).flatten(2)
+    return joined
+
+
+def _with_grad(factors: Sequence[Tensor], chunk: slice) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """The rank sum of one chunk, and what turns its gradient into those of the factors."""
+    leaves = [factors[0][..., chunk].detach().requires_grad_(), *(f.detach().requires_grad_() for f in factors[1:])]
+    with torch.enable_grad():
+        summed = _rank_summed(leaves)
+    return summed.detach(), lambda grad: torch.autograd.grad(summed, leaves, grad)
