@@ -24,12 +24,13 @@ from polymodal.data.media.audio import (
     log_magnitude,
     log_mel,
 )
+from polymodal.data.media.filter_bank import kaldi_clips
 from polymodal.data.media.sound import probe_sound, read_wave
 from polymodal.types import Padded
 
 __all__ = ["AudioInput"]
 
-REPRESENTATIONS = ("log_mel", "log_magnitude", "waveform")
+REPRESENTATIONS = ("log_mel", "log_magnitude", "waveform", "kaldi_clips")
 
 
 @dataclass(eq=False)
@@ -37,18 +38,21 @@ class AudioInput(Input):
     """Sound, padded or cut to one length for all samples.
 
     `shape` is (1, F, T) for spectrograms and (1, S) for waveforms; a batch is `Padded(values, mask)` with values
-    (B, 1, F, T) or (B, 1, S) float32 and mask (B, T) or (B, S). Padding is zero after standardisation.
+    (B, 1, F, T) or (B, 1, S) float32 and mask (B, T) or (B, S). Padding is zero after standardisation. Clips of Kaldi's
+    filter bank have `shape` (K, 1, F, T), and a batch of them is a tensor (B, K, 1, F, T) whose padding is standardised
+    with the rest.
 
     Options:
-        representation: "log_mel", "log_magnitude" or "waveform".
+        representation: "log_mel", "log_magnitude", "waveform" or "kaldi_clips".
         sample_rate: Hz; default the most common one of the training part, at most 16000.
         max_seconds: longer sounds are cut; default the 99th percentile of the training part, at most 10.
         n_fft, hop: window and step in samples; default 32 ms up to a power of two and 10 ms (log_mel), 512 and 353.
-        n_mels: number of mel filters; default 40 up to 8 kHz, 64 above.
+        n_mels: number of mel filters; default 40 up to 8 kHz, 64 above; 128 of clips.
         mel_scale: "slaney" or "htk".
         pad_mode: what surrounds the signal, "constant" or "reflect".
+        clips, clip_seconds, clip_frames: K, their length, and T with the zeros behind it (kaldi_clips).
         standardize: whether to subtract `mean` and divide by `std`.
-        mean, std: by frequency bin (one number for waveforms); default those of the training part.
+        mean, std: by frequency bin, or one number for all; default those of the training part.
     """
 
     representation: str = "log_mel"
@@ -59,6 +63,9 @@ class AudioInput(Input):
     n_mels: int | None = None
     mel_scale: str = "slaney"
     pad_mode: str = "constant"
+    clips: int = 3
+    clip_seconds: float = 2.0
+    clip_frames: int = 204
     standardize: bool = True
     mean: list[float] | None = None
     std: list[float] | None = None
@@ -66,8 +73,8 @@ class AudioInput(Input):
     reads_files: ClassVar[bool] = True
 
     def check(self) -> None:
-        self.require_numbers("sample_rate", "n_fft", "hop", "n_mels")
-        self.require_numbers("max_seconds", whole=False)
+        self.require_numbers("sample_rate", "n_fft", "hop", "n_mels", "clips", "clip_frames")
+        self.require_numbers("max_seconds", "clip_seconds", whole=False)
         self.require("representation", self.representation in REPRESENTATIONS, "one of " + ", ".join(REPRESENTATIONS))
         self.require("mel_scale", self.mel_scale in ("slaney", "htk"), "slaney or htk")
         self.require("pad_mode", self.pad_mode in ("constant", "reflect"), "constant or reflect")
@@ -88,10 +95,14 @@ class AudioInput(Input):
         mel = self.representation == "log_mel"
         self.n_fft = self.n_fft or (default_n_fft(rate) if mel else 512)
         self.hop = self.hop or (default_hop(rate) if mel else 353)
-        self.n_mels = self.n_mels or default_n_mels(rate)
+        self.n_mels = self.n_mels or (128 if self._clipped else default_n_mels(rate))
+
+    @property
+    def _clipped(self) -> bool:
+        return self.representation == "kaldi_clips"
 
     def decode(self, cells: tuple[Any, ...], root: Path) -> NDArray[np.float32] | None:
-        """(F, T) spectrogram or (1, S) waveform."""
+        """(F, T) spectrogram, (1, S) waveform or (K, 1, F, T) clips."""
         if cells[0] is None:
             return None
         path = resolve(cells[0], root)
@@ -101,6 +112,10 @@ class AudioInput(Input):
         wave = torch.from_numpy(np.ascontiguousarray(read_wave(path, rate)[:samples]))
         if self.representation == "waveform":
             values = wave[None]
+        elif self._clipped:
+            seconds, frames = self.clip_seconds, self.clip_frames
+            banks = kaldi_clips(wave, rate, self.n_mels or 128, clips=self.clips, seconds=seconds, frames=frames)
+            values = banks[:, None]
         elif self.representation == "log_magnitude":
             values = log_magnitude(wave, self.n_fft or 512, self.hop or 353, self.pad_mode)
         else:
@@ -119,31 +134,36 @@ class AudioInput(Input):
             return
         moments = Moments()
         for values in decoded:
-            moments.update(values.T)
+            moments.update(values.swapaxes(-1, -2).reshape(-1, values.shape[-2]) if self._clipped else values.T)
         self.mean, self.std = moments.result()
 
     def empty(self) -> NDArray[np.float32]:
-        return np.zeros((self.shape[-2], 0), np.float32)
+        return np.zeros(self.shape if self._clipped else (self.shape[-2], 0), np.float32)
 
-    def pack(self, decoded: Sequence[NDArray[np.float32]]) -> Padded:
+    def pack(self, decoded: Sequence[NDArray[np.float32]]) -> Value:
+        if self._clipped:
+            return torch.from_numpy(np.stack(decoded))
         # Time first while padding, then last; the copy makes frequency rows contiguous again.
         values, mask = pad_sequences([values.T for values in decoded], self.shape[-1])
         values = values.transpose(1, 2).contiguous()
         return Padded(values if self.representation == "waveform" else values[:, None], mask)
 
-    def finish(self, packed: Value) -> Padded:
-        assert isinstance(packed, Padded)
+    def finish(self, packed: Value) -> Value:
+        if not self.standardize or self.mean is None or self.std is None:
+            return packed
+        mean, std = torch.tensor(self.mean)[:, None], torch.tensor(self.std)[:, None]
+        if isinstance(packed, Tensor):
+            return (packed - mean) / std
         values, mask = packed
-        if self.standardize and self.mean is not None and self.std is not None:
-            values = (values - torch.tensor(self.mean)[:, None]) / torch.tensor(self.std)[:, None]
-            values = values.masked_fill_(~_over_bins(mask, values), 0)
-        return Padded(values, mask)
+        return Padded(((values - mean) / std).masked_fill_(~_over_bins(mask, values), 0), mask)
 
     @property
     def shape(self) -> tuple[int, ...]:
         _, samples = self._format()
         if self.representation == "waveform":
             return 1, samples
+        if self._clipped:
+            return self.clips, 1, self.n_mels or 128, self.clip_frames
         bins = (self.n_mels or 0) if self.representation == "log_mel" else (self.n_fft or 512) // 2 + 1
         return 1, bins, frame_count(samples, self.hop or 353)
 
