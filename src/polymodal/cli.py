@@ -31,6 +31,7 @@ def fit(
     label: str | None = None,
     modality: Many = [],  # noqa: B006
     encoder: Many = [],  # noqa: B006
+    preset: Literal["tiny", "small", "base", "large"] | None = None,
     recipe: str | None = None,
     balancer: str | None = None,
     fusion: str | None = None,
@@ -68,6 +69,8 @@ def fit(
         they are inferred from the cells.
     encoder:
         NAME=ENCODER of a modality; see `polymodal list encoders`.
+    preset:
+        Encoders of all other modalities: tiny from scratch, small from pip's packages, base and large from local files.
     recipe:
         Order of training; see `polymodal list recipes`.
     balancer:
@@ -120,6 +123,7 @@ def fit(
     flags = dict(
         label=label,
         modalities=modality or None,
+        preset=preset,
         recipe=recipe,
         balancer=balancer,
         fusion=fusion,

@@ -28,12 +28,13 @@ from polymodal.data.inputs import Input, input_from_state
 from polymodal.data.loader import Loader
 from polymodal.data.parts import Parts, assemble
 from polymodal.data.samples import Samples
-from polymodal.data.schema import Schema
+from polymodal.data.schema import Modality, Schema
 from polymodal.data.split import split_rows
 from polymodal.data.table import Table, read_table
 from polymodal.distributed import rank, start, wait, world_size
 from polymodal.encoders.base import linear_heads, width
-from polymodal.encoders.by_kind import DEFAULTS, facts
+from polymodal.encoders.by_kind import facts
+from polymodal.encoders.presets import choose, expand
 from polymodal.errors import InputError
 from polymodal.evaluate import Evaluation, evaluate, predict, unimodal_source
 from polymodal.model import MultimodalModel
@@ -95,6 +96,7 @@ class Predictor:
         self._schema: Schema | None = None
         self._inputs: dict[str, Input] = {}
         self._task: Task | None = None
+        self._built: dict[str, Part] = {}  # the encoders of a loaded run, which need no files of weights
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -188,6 +190,7 @@ class Predictor:
             )
         run.write_text("config.yaml", _yaml(self.config))
         run.write_json("data.json", data)
+        self._keep_files(run)
 
     def training_setup(self, run: RunFolder) -> Setup:
         """The data and settings of a run loaded from this folder once more, to train further stages of it.
@@ -216,7 +219,8 @@ class Predictor:
             self.config.valid = str(Path(valid).resolve())
         one = table if isinstance(table, pd.DataFrame) else str(table)
         two = valid if valid is None or isinstance(valid, pd.DataFrame) else str(valid)
-        parts = assemble(self.config, one, two, show=self.show and rank() == 0 if self.show is not None else None)
+        show = self.show and rank() == 0 if self.show is not None else None
+        parts = assemble(self.config, one, two, show=show, preprocessing=self._preprocessing)
         self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
         self._task = _task(parts.schema, parts.train_target.double().numpy())
         return parts
@@ -268,10 +272,23 @@ class Predictor:
             samples, size, shuffle=shuffle, seed=self.config.seed, rank=rank(), world=world_size(), workers=workers
         )
 
-    def _make_encoder(self, modality: str) -> nn.Module:
+    def _encoder_part(self, modality: Modality) -> Part:
+        """Class and settings of a modality's encoder, a preset's name replaced by what it stands for."""
+        part = self.config.encoders.get(modality.name) or choose(modality.kind, self.config.preset)
+        return expand(part, f"encoders.{modality.name}")
+
+    def _encoder_class(self, part: Part) -> Any:
+        return names.resolve("encoders", part.name, bases=("Encoder", "LayeredEncoder", "State"), trust=self.trust)
+
+    def _preprocessing(self, modality: Modality, given: Mapping[str, Any]) -> dict[str, Any]:
+        part = self._encoder_part(modality)
+        wanted = getattr(self._encoder_class(part), "preprocessing", None)
+        return wanted(modality.kind, part.arguments, given) if wanted else {}
+
+    def _make_encoder(self, modality: str, part: Part | None = None) -> nn.Module:
         one = self._need_schema().modalities[modality]
-        part = self.config.encoders.get(modality) or Part(name=DEFAULTS[one.kind])
-        make = names.resolve("encoders", part.name, bases=("Encoder", "LayeredEncoder", "State"), trust=self.trust)
+        part = part or self._encoder_part(one)
+        make = self._encoder_class(part)
         kinds = getattr(make, "kinds", None)
         if kinds and one.kind not in kinds:
             raise InputError(
@@ -463,7 +480,13 @@ class Predictor:
         run.write_json("model.json", self._description())
         inputs = {m: one.state() for m, one in self._inputs.items()}
         run.write_json("data.json", {"schema": self._need_schema().to_dict(), "inputs": inputs})
+        self._keep_files(run)
         run.write_json("metrics.json", self.metrics)
+
+    def _keep_files(self, run: RunFolder) -> None:
+        """What inputs need besides their settings, such as a tokenizer, so that the run can be moved."""
+        for m, one in self._inputs.items():
+            one.keep(run.path / "inputs" / m)
 
     @classmethod
     def load(cls, path: str | Path, *, trust: Sequence[str] = (), show: bool | None = None) -> Self:
@@ -484,13 +507,14 @@ class Predictor:
         values.pop("versions", None)
         self = cls(config=load_config(values), trust=trust, show=show)
         self._schema = Schema.from_dict(data["schema"])
-        self._inputs = {m: input_from_state(state) for m, state in data["inputs"].items()}
+        self._inputs = {m: input_from_state(state, run.path / "inputs" / m) for m, state in data["inputs"].items()}
         self._task = _task_from(described["task"])
         self.metrics = run.read_json("metrics.json")
         self._fusion = described["fusion"]
         if run.has("leaderboard.csv"):
             self._leaderboard = pd.read_csv(run.path / "leaderboard.csv").to_dict("records")  # type: ignore[assignment]
-        encoders = {m: self._make_encoder(m) for m in described["modalities"]}
+        self._built = {m: Part.model_validate(one) for m, one in described.get("encoders", {}).items()}
+        encoders = {m: self._make_encoder(m, self._built.get(m)) for m in described["modalities"]}
         settings = dict(described["fusion"])
         make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)
         given = {
@@ -511,11 +535,17 @@ class Predictor:
         model, task = self._need_model(), self._need_task()
         return {
             "modalities": list(model.modalities),
+            "encoders": {m: self._rebuilt(m, encoder).model_dump() for m, encoder in model.encoders.items()},
             "fusion": self._fusion,
             "heads": bool(model.heads),
             "task": {"kind": self._need_schema().task, "outputs": task.outputs}
             | ({"mean": task.mean, "std": task.std} if isinstance(task, Regression) else {}),
         }
+
+    def _rebuilt(self, modality: str, encoder: nn.Module) -> Part:
+        """Class and settings that build a trained encoder again, without any file of pre-trained weights."""
+        part = self._built.get(modality) or self._encoder_part(self._need_schema().modalities[modality])
+        return Part(name=part.name, **{**part.arguments, **getattr(encoder, "rebuild", {})})
 
     def _need_model(self) -> MultimodalModel:
         if self.model_ is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from polymodal.data.cache import Cache
 from polymodal.data.inputs import Input, make_input
 from polymodal.data.labels import check_labels
 from polymodal.data.samples import Samples, prepare
-from polymodal.data.schema import Schema, infer
+from polymodal.data.schema import Modality, Schema, infer
 from polymodal.data.split import split_rows
 from polymodal.data.table import Table, read_table
 from polymodal.errors import InputError
@@ -58,8 +60,16 @@ class Parts:
         return counts
 
 
+Preprocessing = Callable[[Modality, Mapping[str, Any]], dict[str, Any]]
+
+
 def assemble(
-    config: Config, source: str | pd.DataFrame, valid: str | pd.DataFrame | None = None, *, show: bool | None = None
+    config: Config,
+    source: str | pd.DataFrame,
+    valid: str | pd.DataFrame | None = None,
+    *,
+    show: bool | None = None,
+    preprocessing: Preprocessing = lambda modality, given: {},
 ) -> Parts:
     """Read, understand, split and decode a table.
 
@@ -68,6 +78,7 @@ def assemble(
         source: path of the table, or a pandas frame.
         valid: a second table that is the validation part.
         show: force the progress bar on or off.
+        preprocessing: options of a modality's input that its encoder calls for, from those that the user set; these win.
 
     Raises:
         InputError: whatever is wrong with the tables, their labels, splits or files.
@@ -93,7 +104,8 @@ def assemble(
     for name in settings.inputs:
         if name not in schema.modalities:
             raise InputError(f"data.inputs.{name}: no such modality{nearest(name, schema.modalities)}")
-    inputs = {m: make_input(one, **settings.inputs.get(m, {})) for m, one in schema.modalities.items()}
+    given = {m: settings.inputs.get(m, {}) for m in schema.modalities}
+    inputs = {m: make_input(one, **(preprocessing(one, given[m]) | given[m])) for m, one in schema.modalities.items()}
     cache = Cache(settings.cache_bytes)
     samples = {
         part: Samples(tables[part], rows, schema, inputs, cache=cache) for part, rows in split.rows.items() if len(rows)

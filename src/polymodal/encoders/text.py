@@ -233,7 +233,9 @@ def _config(values: Mapping[str, Any], where: Path | None) -> Any:
     try:
         return AutoConfig.for_model(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{where / 'config.json' if where else 'config'}: no model of transformers ({error})") from error
+        raise InputError(
+            f"{where / 'config.json' if where else 'config'}: no model of transformers ({error})"
+        ) from error
 
 
 def _positions(config: Any) -> int:
@@ -256,7 +258,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{file}: not JSON ({error})") from error
     if not isinstance(values, dict) or "model_type" not in values:
         raise InputError(f"{file}: no 'model_type', so it is not the configuration of a model of transformers")
-    return {name: value for name, value in values.items() if not name.startswith("_") and name != "transformers_version"}
+    return {
+        name: value for name, value in values.items() if not name.startswith("_") and name != "transformers_version"
+    }
 
 
 def _weights_file(folder: Path) -> Path:

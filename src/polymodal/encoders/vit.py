@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from polymodal.encoders.base import LayeredEncoder, State, additive_mask
+from polymodal.encoders.base import LayeredEncoder, State, additive_mask, each_part
 from polymodal.encoders.openclip import is_openclip, visual_to_timm
 from polymodal.encoders.pixels import pixel_options
 from polymodal.encoders.weights import inflate_channels, load_strictly, locate, read_weights, without
@@ -49,6 +48,7 @@ class ViT(LayeredEncoder):
     Source: Dosovitskiy et al. 2021; weights of Cherti et al. 2023 (OpenCLIP).
 
     Example:
+        >>> import torch
         >>> encoder = ViT("vit_tiny_patch16_224", height=32, width_pixels=48, width=24, depth=2, heads=2)
         >>> features = encoder(torch.zeros(2, 3, 32, 48))
         >>> features.pooled.shape, features.tokens.shape
@@ -104,16 +104,11 @@ class ViT(LayeredEncoder):
         return State(tokens, aux={"frames": 1})
 
     def run_layer(self, index: int, state: State) -> State:
-        frames, extra = state.aux["frames"], state.extra
-        tokens, mask = state.tokens, state.mask
-        if frames > 1:
-            tokens = _each_frame(tokens, extra, frames)
-            mask = None if mask is None else _each_frame(mask[..., None], extra, frames)[..., 0]
-        tokens = self.layers[index](tokens, attn_mask=additive_mask(mask, tokens.dtype))
-        if frames > 1:
-            tokens = tokens.unflatten(0, (-1, frames))
-            tokens = torch.cat([tokens[:, :, :extra].mean(1), tokens[:, :, extra:].flatten(1, 2)], 1)
-        return state._replace(tokens=tokens)
+        def layer(tokens: Tensor, mask: Tensor | None) -> Tensor:
+            found: Tensor = self.layers[index](tokens, attn_mask=additive_mask(mask, tokens.dtype))
+            return found
+
+        return each_part(state, state.aux["frames"], layer)
 
     def finish(self, state: State) -> Features:
         own = state.drop()
@@ -158,10 +153,3 @@ def _plain_vit(model: str, sizes: dict[str, Any], channels: int) -> Any:
     if not isinstance(net, VisionTransformer):
         raise InputError(f"ViT model {model!r} is timm's {type(net).__name__}, not a plain vision transformer")
     return net
-
-
-def _each_frame(tokens: Tensor, extra: int, frames: int) -> Tensor:
-    """(B, extra + T L, D) to (B T, extra + L, D), the foreign tokens in front of every frame."""
-    own = tokens[:, extra:].unflatten(1, (frames, -1))
-    front = tokens[:, None, :extra].expand(-1, frames, -1, -1)
-    return torch.cat([front, own], 2).flatten(0, 1)

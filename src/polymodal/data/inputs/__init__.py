@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from polymodal.data.inputs.base import Input
 from polymodal.data.inputs.sound import AudioInput
+from polymodal.data.inputs.tokens import TokenInput
 from polymodal.data.inputs.values import CategoricalInput, NumericInput
 from polymodal.data.inputs.vectors import VectorInput
 from polymodal.data.inputs.visual import ImageInput, VideoInput
@@ -31,10 +34,12 @@ CLASSES: dict[str, type[Input]] = {
 def make_input(modality: Modality, **options: Any) -> Input:
     """The input of a modality; `options` are the fields of its class (for example `image_size=64`).
 
+    Texts with the option `tokenizer` are cut by it; the others are hashed.
+
     Raises:
         InputError: an option that this kind does not have, or a value that it cannot have.
     """
-    kind = CLASSES[modality.kind]
+    kind = _class(modality.kind, options)
     known = [field.name for field in fields(kind) if field.name != "modality"]
     for name in options:
         if name not in known:
@@ -43,6 +48,10 @@ def make_input(modality: Modality, **options: Any) -> Input:
     return kind(modality, **options)
 
 
-def input_from_state(state: dict[str, Any]) -> Input:
-    """The input that `Input.state` describes."""
-    return CLASSES[state["modality"]["kind"]].restore(state)
+def input_from_state(state: dict[str, Any], folder: Path | None = None) -> Input:
+    """The input that `Input.state` describes, with the files that `Input.keep` wrote into `folder`."""
+    return _class(state["modality"]["kind"], state).restore(state, folder)
+
+
+def _class(kind: str, options: Mapping[str, Any]) -> type[Input]:
+    return TokenInput if kind == "text" and "tokenizer" in options else CLASSES[kind]
