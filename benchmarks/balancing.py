@@ -25,24 +25,20 @@ import math
 import os
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import cache
-from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, paired, signed, source_digest
+from _cells import SELECT, Cell, gap, work
+from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, signed, source_digest
 
 ROOMS = (
-    "balancers", "encoders", "fusion", "data", "adapters", "recipes", "analysis/linear_probe", "model", "fit", "evaluate",
+    "balancers", "encoders", "fusion", "data", "adapters", "recipes", "analysis/linear_probe", "model", "fit", "loop", "evaluate",
     "tasks", "types", "metrics", "distributed",
 )  # fmt: skip
 TRIALS = Path(__file__).with_name("balancing_trials.json")
-SELECT = 2  # seeds a trial is chosen by
 SETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "digits_noisy": ("grid_digits", ("--snr", "-5"), ("video=video:video", "audio=audio:audio")),
     "digits_clean": ("grid_digits", (), ("video=video:video", "audio=audio:audio")),
@@ -51,6 +47,19 @@ SETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "emoji_name": ("emoji_groups", (), ("image=image:image", "name=name:text")),
 }
 """What expand.py is asked for, and the columns that are used."""
+VIDEO = {"name": "frame_cnn", "width": 16, "dropout": 0.0}
+SOUND = {"name": "spectrogram_cnn", "width": 8, "dropout": 0.0}
+IMAGE = {"name": "image_cnn", "width": 8}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "digits_noisy": {"video": VIDEO, "audio": SOUND},
+    "digits_clean": {"video": VIDEO, "audio": SOUND},
+    "av_digits": {"image": IMAGE, "audio": SOUND},
+    "emoji_name": {"image": IMAGE},
+}
+"""Three blocks as in SCIENCE, the same for all methods; the library's defaults where nothing is said."""
+INPUTS: dict[str, dict[str, Any]] = {"emoji_name": {"name": {"buckets": 4096}}}
+EPOCHS = {"av_digits": 5, "emoji_name": 15}
+"""Instead of 25: sets of many steps an epoch."""
 SGD = {"name": "sgd", "lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"name": "adam", "lr": 2e-3, "weight_decay": 1e-4}
 MLB = {"name": "mlb", "alpha": 0.5, "beta_max": 10}
@@ -140,9 +149,11 @@ def draw(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
 def assembled(name: str, data: str, folder: str) -> Any:
     """A predictor that has read and decoded a real set; each worker does it once."""
     import polymodal as pm
+    from polymodal.config import load_config
 
     kind, options, modalities = SETS[name]
-    predictor = pm.Predictor(label="label", modalities=list(modalities), show=False)
+    data_settings = {"modalities": list(modalities), "inputs": INPUTS.get(name, {})}
+    predictor = pm.Predictor(config=load_config({"label": "label", "data": data_settings}), show=False)
     return predictor, predictor._assemble(str(expanded(Path(data), kind, Path(folder), *options)), None)
 
 
@@ -151,7 +162,8 @@ def config_of(job: Settings) -> Any:
     from polymodal.config import load_config
 
     train = {"epochs": job["epochs"], "select": "last", "device": "cpu"}
-    return load_config({"label": "label", "seed": job["seed"], "train": train, **job["trial"]})
+    encoders = ENCODERS.get(job["data"], {})
+    return load_config({"label": "label", "seed": job["seed"], "train": train, "encoders": encoders, **job["trial"]})
 
 
 def real_setup(job: Settings, data: str, folder: str) -> tuple[Any, Any]:
@@ -246,142 +258,7 @@ def said() -> Iterator[list[str]]:
         library.removeHandler(handler)
 
 
-# What to run next -----------------------------------------------------------------------------------------------------
-
-
-class Cell:
-    """One method on one set: its trials on the first seeds, then the chosen one on the others."""
-
-    def __init__(
-        self, data: str, method: str, trials: list[Settings], seeds: int, epochs: int | None, results: Results
-    ) -> None:
-        self.data, self.method, self.trials, self.seeds = data, method, trials, seeds
-        self.epochs = epochs or (25 if data in SETS else 60)
-        self.rows: dict[tuple[int, int], dict[str, Any]] = {}
-        self.running: set[tuple[int, int]] = set()
-        self.failed = self.left_out = False
-        for place in product(range(len(trials)), range(seeds)):
-            key = results.key(self.settings(*place))
-            if key in results.rows:
-                self.rows[place] = results.rows[key]
-
-    def settings(self, trial: int, seed: int) -> Settings:
-        """All that decides one run."""
-        chosen = {"trial": self.trials[trial], "seed": seed, "epochs": self.epochs}
-        return {"data": self.data, "method": self.method, **chosen}
-
-    def chosen(self) -> int | None:
-        """The trial that validation prefers; None until all have been tried."""
-        if len(self.trials) == 1:
-            return 0
-        tried = range(min(SELECT, self.seeds))
-        if any((trial, seed) not in self.rows for trial in range(len(self.trials)) for seed in tried):
-            return None
-
-        def merit(trial: int) -> tuple[float, float]:
-            found = [self.rows[trial, seed]["valid"] for seed in tried]
-            return float(np.mean([f["accuracy"] for f in found])), -float(np.mean([f["loss"] for f in found]))
-
-        return max(range(len(self.trials)), key=merit)
-
-    def wanted(self) -> list[tuple[int, int]]:
-        """Runs that are still to be started."""
-        trial = self.chosen()
-        first = [(t, s) for t in range(len(self.trials)) for s in range(min(SELECT, self.seeds))]
-        todo = first if trial is None else [(trial, seed) for seed in range(self.seeds)]
-        return [one for one in todo if one not in self.rows and one not in self.running]
-
-    def left(self) -> int:
-        """Runs that are not done yet."""
-        last = max(self.seeds - SELECT, 0) if len(self.trials) > 1 else 0
-        return len(self.wanted()) + len(self.running) + (last if self.chosen() is None else 0)
-
-    def result(self) -> list[dict[str, Any]]:
-        """The chosen trial's runs, by seed; empty until all are done."""
-        trial = self.chosen()
-        found = [self.rows.get((trial, seed)) for seed in range(self.seeds)] if trial is not None else [None]
-        return [row for row in found if row is not None] if None not in found else []
-
-
-class Clock:
-    """What runs have taken, and what others will take."""
-
-    def __init__(self, cells: list[Cell], budget: float | None) -> None:
-        self.cells, self.budget, self.began = cells, budget, time.perf_counter()
-
-    def spent(self) -> float:
-        return time.perf_counter() - self.began
-
-    def cost(self, cell: Cell) -> float:
-        """Seconds of both workers that the cell still takes; 0 while nothing is known."""
-        kinds: dict[str, list[float]] = defaultdict(list)
-        for one in self.cells:
-            for row in one.rows.values():
-                near = "cell" if one is cell else "set" if one.data == cell.data else "any"
-                kinds[near].append(row["seconds"])
-        known = next((kinds[near] for near in ("cell", "set", "any") if kinds[near]), [0.0])
-        return cell.left() * float(np.median(known)) / 2
-
-    def left(self) -> float:
-        """Seconds until all is done that was not left out."""
-        return sum(self.cost(cell) for cell in self.cells if not cell.left_out and not cell.failed)
-
-    def next(self) -> tuple[Cell, tuple[int, int]] | None:
-        """The next run: begun cells first, then each that should end in time."""
-        if self.budget is not None and self.spent() > self.budget:
-            return None
-        waiting = [cell for cell in self.cells if cell.wanted() and not cell.failed and not cell.left_out]
-        begun = [cell for cell in waiting if cell.rows or cell.running]
-        if begun:
-            return begun[0], begun[0].wanted()[0]
-        promised = sum(self.cost(cell) for cell in self.cells if cell.running)
-        for cell in waiting:
-            if self.budget is None or self.spent() + promised + self.cost(cell) <= self.budget:
-                return cell, cell.wanted()[0]
-            cell.left_out = True
-        return None
-
-
-def work(cells: list[Cell], results: Results, data: Path, budget: float | None) -> None:
-    """Run all that is wanted, two at a time, and write every run down as it ends."""
-    clock = Clock(cells, budget)
-    done = sum(len(cell.rows) for cell in cells)
-    total = done + sum(cell.left() for cell in cells)
-    running: dict[Future[dict[str, Any]], tuple[Cell, tuple[int, int]]] = {}
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        while True:
-            while len(running) < 2 and (found := clock.next()) is not None:
-                cell, place = found
-                cell.running.add(place)
-                future = pool.submit(run, cell.settings(*place), str(data), str(results.path.parent))
-                running[future] = cell, place
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                cell, place = running.pop(future)
-                cell.running.discard(place)
-                done += 1
-                if (error := future.exception()) is not None:
-                    cell.failed = True
-                    print(f"{cell.data}/{cell.method}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-                    continue
-                row = cell.rows[place] = future.result()
-                results.add(cell.settings(*place), row)
-                print(
-                    f"[{done}/{total}, {clock.spent() / 60:.1f} min, about {clock.left() / 60:.0f} min left] {cell.data}/"
-                    f"{cell.method} trial {place[0] + 1} seed {place[1]}: test {row['test']['accuracy']:.3f} "
-                    f"({row['seconds']:.1f} s)",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-
 # The tables -----------------------------------------------------------------------------------------------------------
-
-
-def gap(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> tuple[float, float]:
-    """Mean difference in test accuracy over the same seeds, and its standard error."""
-    return paired([row["test"]["accuracy"] for row in rows], [row["test"]["accuracy"] for row in others])
 
 
 def table(data: str, cells: list[Cell]) -> str:
@@ -444,7 +321,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the Markdown tables")
     parser.add_argument("--cache", type=Path, default=Path("build/balancing"), help="expanded sets and finished runs")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="instead of 25 (real sets) and 60 (synthetic)")
+    parser.add_argument("--epochs", type=int, help="instead of 5 to 25 (real sets) and 60 (synthetic)")
     parser.add_argument("--sets", nargs="*", choices=[*SYNTHETIC, *SETS], default=[*SYNTHETIC, *SETS])
     parser.add_argument("--methods", nargs="*", help="of the real sets; all by default")
     parser.add_argument("--draw", action="store_true", help="print the list of trials and stop")
@@ -465,11 +342,14 @@ def main() -> int:
     wanted = [(data, method, [settings]) for data in synthetic for method, settings in SYNTHETIC[data].items()]
     methods = [method for method in trials if not args.methods or method in args.methods]
     wanted += [(data, method, trials[method]) for method in methods for data in real]
-    cells = [Cell(data, method, tried, args.seeds, args.epochs, results) for data, method, tried in wanted]
+    cells = [
+        Cell(data, method, tried, args.seeds, args.epochs or (EPOCHS.get(data, 25) if data in SETS else 60), results)
+        for data, method, tried in wanted
+    ]
     for data in real:
         kind, options, _ = SETS[data]
         expanded(args.data, kind, args.cache, *options)
-    work(cells, results, args.data, None if args.full else args.minutes * 60)
+    work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     told, good = claims(cells)
     texts = [table(data, cells) for data in (*real, *synthetic)] + ([told] if synthetic else [])
     missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
