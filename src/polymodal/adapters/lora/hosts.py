@@ -54,11 +54,11 @@ class Updates(nn.ModuleDict):
     @contextmanager
     def holding(self, weight: Tensor) -> Iterator[None]:
         """Within the block the weight is put together once, however often it is read."""
-        self._held = self.read(weight)
+        self.__dict__["_held"] = self.read(weight)  # torch would register a parameter that is set
         try:
             yield
         finally:
-            self._held = None
+            self.__dict__["_held"] = None
 
     @torch.no_grad()
     def refresh(self, host: nn.Module) -> None:

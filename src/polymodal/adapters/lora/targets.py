@@ -113,10 +113,11 @@ def select(root: nn.Module, patterns: Patterns, rank: int, beside: Iterable[nn.M
     if isinstance(patterns, str) and patterns == "attention":
         found = [t for t in known.values() if _projects(t)]
         found = found or [t for t in known.values() if t.is_conv and rank % _groups(t) == 0]
+        found = found or [t for t in known.values() if not t.is_conv]
         if not found:
             raise InputError(
                 f"LoRA targets 'attention': {type(root).__name__} has no layer that projects to queries, keys and values, and "
-                f"no convolution to take instead; name layers yourself, there are {_shortened(known)}"
+                f"no convolution or linear layer to take instead; name layers yourself, there are {_shortened(known)}"
             )
         return found
     names = matching(
@@ -128,8 +129,8 @@ def select(root: nn.Module, patterns: Patterns, rank: int, beside: Iterable[nn.M
 def matching(known: Collection[str], patterns: Patterns, place: str, kinds: str) -> list[str]:
     """Names that any pattern means, in the order of `known`.
 
-    A text with any of `*?[` is a glob over the whole name; another text is a name or the end of one after a dot
-    ("query" means "layer.0.attention.query"); a compiled regular expression must match the whole name.
+    A text with any of `*?[` is a glob over the whole name; another text is a name or, where there is no such name, the end
+    of some after a dot ("query" means "layer.0.attention.query" too); a compiled regular expression must match the whole name.
 
     Raises:
         InputError: a pattern that matches nothing.
@@ -139,7 +140,8 @@ def matching(known: Collection[str], patterns: Patterns, place: str, kinds: str)
         raise InputError(f"{place}: no pattern is given; name layers, or say 'attention'")
     found: set[str] = set()
     for pattern in each:
-        means = {name for name in known if _means(pattern, name)}
+        exact = isinstance(pattern, str) and pattern in known
+        means = {name for name in known if (name == pattern if exact else _means(pattern, name))}
         if not means:
             shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
             close = nearest(shown.rpartition(".")[2], {name.rpartition(".")[2] for name in known})
@@ -153,7 +155,7 @@ def _means(pattern: str | re.Pattern[str], name: str) -> bool:
         return pattern.fullmatch(name) is not None
     if any(sign in pattern for sign in "*?["):
         return fnmatchcase(name, pattern)
-    return name == pattern or name.endswith(f".{pattern}")
+    return name.endswith(f".{pattern}")
 
 
 def _projects(target: Target) -> bool:
