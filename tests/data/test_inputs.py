@@ -11,6 +11,8 @@ import torch
 from polymodal.data.inputs import Input, input_from_state, make_input
 from polymodal.data.inputs.moments import Moments
 from polymodal.data.inputs.padding import blank, pad_sequences, trim
+from polymodal.data.media.filter_bank import kaldi_fbank
+from polymodal.data.media.sound import read_wave
 from polymodal.data.schema import Modality
 from polymodal.errors import InputError
 from polymodal.types import Padded
@@ -112,6 +114,30 @@ def test_long_sounds_are_cut_and_rates_capped(tmp_path):
     assert batch(one, [("a.wav",)], tmp_path).mask.all()
 
 
+def test_clips_of_sounds(tmp_path):
+    for i, seconds in enumerate([0.5, 0.1, 0.3]):
+        write_sound(tmp_path / f"{i}.wav", seconds, pitch=400 + 100 * i)
+    rows: list[tuple[Any, ...]] = [("0.wav",), ("1.wav",), ("2.wav",), (None,)]
+    options = {"representation": "kaldi_clips", "clips": 2, "clip_seconds": 0.2, "clip_frames": 20}
+    one = fitted("audio", rows, tmp_path, sample_rate=16000, mean=[-4.268], std=[9.138], **options)
+    assert one.shape == (2, 1, 128, 20)
+    values = batch(one, rows, tmp_path)
+    assert values.shape == (4, 2, 1, 128, 20)
+    wave = torch.from_numpy(read_wave(tmp_path / "0.wav", 16000))
+    last = wave[-3200:]
+    expected = (kaldi_fbank(last - last.mean()) + 4.268) / 9.138
+    torch.testing.assert_close(values[0, 1, 0, :, :18], expected, atol=1e-4, rtol=0)
+    # Zeros stand behind the frames before they are standardised, ...
+    torch.testing.assert_close(values[0, ..., 18:], torch.full((2, 1, 128, 2), 4.268 / 9.138))
+    # ... and a sample without sound is zero.
+    assert values[3].abs().max() == 0
+    assert_restores(one, rows, tmp_path)
+    learned = fitted("audio", rows, tmp_path, **options, n_mels=16)
+    values = batch(learned, rows[:3], tmp_path)
+    torch.testing.assert_close(values.mean((0, 1, 2, 4)), torch.zeros(16), atol=1e-3, rtol=0)
+    torch.testing.assert_close(values.std((0, 1, 2, 4), correction=0), torch.ones(16), atol=1e-3, rtol=0)
+
+
 def test_texts():
     rows: list[tuple[Any, ...]] = [("one two",), ("",), (None,), ("a",)]
     one = fitted("text", rows, buckets=100, ngrams=[3])
@@ -189,6 +215,7 @@ def test_sequences_of_vectors():
         ("audio", {"representation": "mfcc"}, "one of log_mel"),
         ("audio", {"max_seconds": -1}, "a positive number"),
         ("audio", {"mel_scale": "bark"}, "slaney or htk"),
+        ("audio", {"clips": 0}, "clips is 0, expected a positive whole number"),
         ("text", {"buckets": 1}, "at least 2"),
         ("vector", {"length": -1}, "0 or a positive"),
     ],
