@@ -110,8 +110,8 @@ class ImageBindAudio(LayeredEncoder):
         return {
             "representation": "kaldi_clips",
             "sample_rate": 16000,
-            "n_mels": settings.get("bins", 128),
-            "clip_frames": settings.get("length", 204),
+            "n_mels": 128,
+            "clip_frames": 204,
             "mean": [-4.268],
             "std": [9.138],
         }
