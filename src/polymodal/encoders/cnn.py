@@ -30,10 +30,8 @@ class _CNN(Encoder):
 
     def __init__(self, model: str, channels: int, weights: str | Path | None, inflate: str, stack: bool) -> None:
         super().__init__()
-        import timm
-
         self.stack = stack
-        self.net: Any = timm.create_model(model, in_chans=channels, num_classes=0)
+        self.net = _timm_model(model, channels)
         self.dim: int = self.net.num_features
         if weights is None:
             return
@@ -63,6 +61,12 @@ class _CNN(Encoder):
             columns = nn.functional.adaptive_max_pool1d(x.mask.float()[:, None], maps.shape[-1]) > 0
             mask = columns.expand(-1, maps.shape[-2], -1).flatten(1)
         return Features(masked_mean(tokens, mask), tokens, mask)
+
+
+def _timm_model(model: str, channels: int) -> Any:
+    import timm
+
+    return timm.create_model(model, in_chans=channels, num_classes=0)
 
 
 class ResNet(_CNN):

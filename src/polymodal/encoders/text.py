@@ -143,7 +143,8 @@ class Bert(_TextEncoder):
     Source: Devlin et al. 2019.
 
     Example:
-        >>> small = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> small = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 16}
+        >>> small |= {"num_hidden_layers": 2, "num_attention_heads": 2}
         >>> features = Bert(config=small)(torch.tensor([[2, 7, 9, 3], [2, 5, 3, 3]]))
         >>> features.pooled.shape, features.tokens.shape
         (torch.Size([2, 8]), torch.Size([2, 4, 8]))
@@ -185,7 +186,8 @@ class Deberta(_TextEncoder):
     Source: He et al. 2021 (DeBERTa), He et al. 2023 (v3).
 
     Example:
-        >>> small = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+        >>> small = {"vocab_size": 20, "hidden_size": 8, "intermediate_size": 16}
+        >>> small |= {"num_hidden_layers": 2, "num_attention_heads": 2}
         >>> v3 = {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
         >>> Deberta(config=small | v3)(torch.tensor([[1, 7, 9, 2]])).pooled.shape
         torch.Size([1, 8])

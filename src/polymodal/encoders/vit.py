@@ -130,13 +130,15 @@ class ViT(LayeredEncoder):
         return tensors
 
     def _resampled(self, positions: Tensor) -> Tensor:
-        from timm.layers import resample_abs_pos_embed
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
         before = 0 if self.net.no_embed_class else self.net.num_prefix_tokens
         side = (positions.shape[1] - before) ** 0.5
         if side != int(side):
             return positions  # not of a square picture: `load_strictly` tells the shapes
-        return resample_abs_pos_embed(positions, list(self.net.patch_embed.grid_size), num_prefix_tokens=before)
+        grid = list(self.net.patch_embed.grid_size)
+        resampled: Tensor = resample_abs_pos_embed(positions, grid, num_prefix_tokens=before)
+        return resampled
 
 
 def _plain_vit(model: str, sizes: dict[str, Any], channels: int) -> Any:
