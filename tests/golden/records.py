@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.golden import analysis_checks, balancer_checks, fusion_checks, lora_checks
+from tests.golden import analysis_checks, balancer_checks, fusion_checks, lora_checks, preprocess_checks, wander_checks
 from tests.golden.checks import CHECKS
 
 OWN = Path(__file__).parent / "cases"
@@ -18,7 +18,12 @@ FOLDER = Path(os.environ.get("POLYMODAL_GOLDEN_DIR", OWN))
 
 
 ASSERTING: Mapping[str, Callable[[dict[str, Any], dict[str, Any], float], None]] = (
-    balancer_checks.CHECKS | fusion_checks.CHECKS | analysis_checks.CHECKS | lora_checks.CHECKS
+    balancer_checks.CHECKS
+    | fusion_checks.CHECKS
+    | analysis_checks.CHECKS
+    | lora_checks.CHECKS
+    | preprocess_checks.CHECKS
+    | wander_checks.CHECKS
 )
 """Checks that assert by themselves, by "topic/name": function of inputs, expected and tolerance."""
 CHECKED = {f"{topic}/{name}" for topic, names in CHECKS.items() for name in names} | set(ASSERTING)
@@ -81,5 +86,5 @@ def moved(expected: Any, by: float) -> Iterator[tuple[str, Any]]:
                 changed = expected.copy()
                 changed[key] = other
                 yield f".{key}{place}", changed
-    else:
-        yield "", expected + by
+    else:  # by one place of a float at least, or a large number would not move at all
+        yield "", expected + max(abs(by), np.spacing(abs(float(expected)))) * np.sign(by)

@@ -12,11 +12,14 @@ from polymodal.adapters.lora import (
     save_lora,
     set_active,
 )
+from polymodal.adapters.wander import JointHead, Wander
 
 __all__ = [
     "Adapter",
     "Frozen",
+    "JointHead",
     "LoRA",
+    "Wander",
     "export_peft",
     "freeze",
     "import_peft",
