@@ -252,6 +252,7 @@ def test_train_loss_is_the_mean_over_steps() -> None:
         ({"balancer": Balancer()}, "uni-modal heads that Balancer does not train"),
         ({"trackers": ["wandbb"]}, "tracker 'wandbb' is unknown"),
         ({"device": "cuda"}, "device 'cuda' is not there"),
+        ({"device": "cpu", "precision": "fp16"}, "'fp16' needs a graphics card"),
     ],
 )
 def test_refused(options: dict[str, Any], expected: str) -> None:

@@ -151,6 +151,8 @@ def fit(
     )
     if device is not None and accelerator.device.type != device:
         raise InputError(f"device {device!r} is not there, accelerate found {accelerator.device.type!r}; leave it out")
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("precision 'fp16' needs a graphics card; on a processor use 'bf16' or leave it out")
     if trackers:
         accelerator.init_trackers("polymodal")
     balancer = balancer or Balancer()

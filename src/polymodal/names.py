@@ -39,7 +39,8 @@ NOT_METHODS = {
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The most similar known name as the end of a sentence, or an empty text."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    found = list(known)
+    close = difflib.get_close_matches(name, found, n=1) or [one for one in found if one.lower() == name.lower()]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

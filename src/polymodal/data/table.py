@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polymodal import names
 from polymodal.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,13 +85,10 @@ def is_missing(cell: Any) -> bool:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """End of a message about an unknown name: the nearest known ones, and all of them if they are few."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    close = close or [one for one in names if one.lower() == name.lower()]
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return f"{hint} (there are: {shown})" if names else hint
+    """End of a message about an unknown name: the nearest known one, and all of them if they are few."""
+    found = list(known)
+    shown = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+    return names.nearest(name, found) + (f" (there are: {shown})" if found else "")
 
 
 def read_table(source: str | Path | pd.DataFrame, root: Path | None = None) -> Table:
