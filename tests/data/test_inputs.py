@@ -118,7 +118,7 @@ def test_clips_of_sounds(tmp_path):
     for i, seconds in enumerate([0.5, 0.1, 0.3]):
         write_sound(tmp_path / f"{i}.wav", seconds, pitch=400 + 100 * i)
     rows: list[tuple[Any, ...]] = [("0.wav",), ("1.wav",), ("2.wav",), (None,)]
-    options = {"representation": "kaldi_clips", "clips": 2, "clip_seconds": 0.2, "clip_frames": 20}
+    options: dict[str, Any] = {"representation": "kaldi_clips", "clips": 2, "clip_seconds": 0.2, "clip_frames": 20}
     one = fitted("audio", rows, tmp_path, sample_rate=16000, mean=[-4.268], std=[9.138], **options)
     assert one.shape == (2, 1, 128, 20)
     values = batch(one, rows, tmp_path)

@@ -1,5 +1,7 @@
 """The Conformer encoder: transformers' Conformer stack as reference, padding, foreign tokens, errors."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,8 @@ def vectors(*lengths):
 def as_transformers_names(block):
     """Our block's tensors under the names of transformers' Wav2Vec2ConformerEncoderLayer."""
     attention, convolution = block.attention, block.convolution
-    zeros, names = torch.zeros(8).double(), {}
+    zeros = torch.zeros(8).double()
+    names: dict[str, Any] = {}
     parts = {
         "ffn1_layer_norm": block.before[0],
         "ffn1.intermediate_dense": block.before[1],

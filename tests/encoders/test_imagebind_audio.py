@@ -79,8 +79,8 @@ def reference(tensors, x, heads=2):
     before = "modality_preprocessors.audio."
     width = t[f"{before}cls_token"].shape[-1]
     patches = F.conv2d(x[None], t[f"{before}rgbt_stem.proj.weight"], stride=10)[0].flatten(1).T
-    stem = [t[f"{before}rgbt_stem.norm_layer.{name}"] for name in ("weight", "bias")]
-    h = torch.cat([t[f"{before}cls_token"][0], F.layer_norm(patches, (width,), *stem, eps=1e-5)])
+    patches = normed(patches, t, f"{before}rgbt_stem.norm_layer", 1e-5)
+    h = torch.cat([t[f"{before}cls_token"][0], patches])
     h = h + t[f"{before}pos_embedding_helper.pos_embed"][0]
     depth = sum(name.endswith("attn.in_proj_weight") for name in t)
     for index in range(depth):
@@ -88,7 +88,7 @@ def reference(tensors, x, heads=2):
         def of(name, index=index):
             return t[f"modality_trunks.audio.blocks.{index}.{name}"]
 
-        y = F.layer_norm(h, (width,), of("norm_1.weight"), of("norm_1.bias"), eps=1e-6)
+        y = normed(h, t, f"modality_trunks.audio.blocks.{index}.norm_1", 1e-6)
         q, k, v = (y @ of("attn.in_proj_weight").T + of("attn.in_proj_bias")).chunk(3, -1)
         k, v = torch.cat([k, of("attn.bias_k")[0]]), torch.cat([v, of("attn.bias_v")[0]])
         mixed = []
@@ -96,11 +96,14 @@ def reference(tensors, x, heads=2):
             own = slice(head * width // heads, (head + 1) * width // heads)
             mixed.append((q[:, own] @ k[:, own].T / math.sqrt(width // heads)).softmax(-1) @ v[:, own])
         h = h + torch.cat(mixed, -1) @ of("attn.out_proj.weight").T + of("attn.out_proj.bias")
-        y = F.layer_norm(h, (width,), of("norm_2.weight"), of("norm_2.bias"), eps=1e-6)
+        y = normed(h, t, f"modality_trunks.audio.blocks.{index}.norm_2", 1e-6)
         y = F.gelu(y @ of("mlp.fc1.weight").T + of("mlp.fc1.bias")) @ of("mlp.fc2.weight").T
         h = h + y + of("mlp.fc2.bias")
-    head = [t[f"modality_heads.audio.0.{name}"] for name in ("weight", "bias")]
-    return F.layer_norm(h, (width,), *head, eps=1e-6)
+    return normed(h, t, "modality_heads.audio.0", 1e-6)
+
+
+def normed(x, tensors, name, eps):
+    return F.layer_norm(x, x.shape[-1:], tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps=eps)
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -135,8 +138,11 @@ def test_the_published_sizes():
     assert [layer.path_dropout for layer in encoder.layers] == pytest.approx([0.1 * i / 11 for i in range(12)])
     assert encoder.stem.stride == (10, 10)
     assert encoder.stem_norm.eps == 1e-5
-    assert encoder.layers[0].norm_1.eps == encoder.norm.eps == 1e-6
-    assert {layer.attn.num_heads for layer in encoder.layers} == {12}
+    assert encoder.norm.eps == 1e-6
+    norms = {name: part.eps for name, part in encoder.layers.named_modules() if isinstance(part, nn.LayerNorm)}
+    assert len(norms) == 24
+    assert set(norms.values()) == {1e-6}
+    assert {getattr(layer.attn, "num_heads", None) for layer in encoder.layers} == {12}
     assert encoder.dim == 1024
 
 

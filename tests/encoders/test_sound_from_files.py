@@ -1,5 +1,7 @@
 """From sound files to a saved model and back, with the encoders of sound and sequences that bring their preprocessing."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import polymodal as pm
 from tests.data.files import write_sound
 from tests.encoders.test_speech import BASE, SMALL
 
-ENCODERS = {
+ENCODERS: dict[str, dict[str, Any]] = {
     "imagebind_audio": {"width": 8, "depth": 1, "heads": 2, "dim": 6},
     "wav2vec2": {"config": SMALL | BASE, "depth": 1},
     "speech_conformer": {"config": SMALL | BASE, "speech_depth": 1, "dim": 8, "depth": 1, "heads": 2, "freeze": "all"},

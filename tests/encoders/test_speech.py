@@ -1,6 +1,7 @@
 """Wav2Vec2 and the Conformer on top of it: transformers itself as reference, padding, weights, bad folders."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from polymodal.types import Padded
 from tests.encoders import sequence_properties as properties
 from tests.encoders.sequence_properties import assert_same, mask_of, settled
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "hidden_size": 8,
     "num_attention_heads": 2,
     "intermediate_size": 16,
@@ -24,8 +25,8 @@ SMALL = {
     "num_conv_pos_embedding_groups": 2,
 }
 """A token every 20 samples, spanning 30."""
-BASE = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
-STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+BASE: dict[str, Any] = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+STABLE: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 MODELS = pytest.mark.parametrize("model", [BASE, STABLE], ids=["base", "stable"])
 
 

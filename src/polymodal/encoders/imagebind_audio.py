@@ -125,8 +125,7 @@ class ImageBindAudio(LayeredEncoder):
             )
         patches = self.stem_norm(self.stem(clips.flatten(0, 1)).flatten(2).transpose(1, 2))
         tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], 1) + self.positions
-        count = clips.shape[1]
-        return State(tokens.unflatten(0, (-1, count)).flatten(1, 2), aux={"clips": count})
+        return State(tokens.reshape(clips.shape[0], -1, tokens.shape[-1]), aux={"clips": clips.shape[1]})
 
     def run_layer(self, index: int, state: State) -> State:
         return each_part(state, state.aux["clips"], self.layers[index])
