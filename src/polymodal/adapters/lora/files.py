@@ -37,7 +37,7 @@ def save_lora(lora: LoRA, path: str | Path) -> None:
         "modules_to_save": list(lora.saved),
         "fingerprint": lora.plan.fingerprint(),
     }
-    write_tensors(Path(path), lora.adapter_state(), {"format": "pt", "polymodal": json.dumps(header)})
+    write_tensors(Path(path), lora.adapter_state(), {"polymodal": json.dumps(header)})
 
 
 def load_lora(module: nn.Module, path: str | Path, *, name: str | None = None, same_weights: bool = True) -> LoRA:
@@ -107,7 +107,7 @@ def _header(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and a text header as safetensors."""
+    """Write tensors and a text header as safetensors; with one entry the same always gives the same bytes."""
     from safetensors.torch import save_file
 
     with write_atomically(path) as temporary:

@@ -227,7 +227,7 @@ def set_active(module: nn.Module, *names: str) -> None:
     for name in names:
         if name not in known:
             raise InputError(
-                f"LoRA adapter {name!r} is unknown{nearest(name, known)}; there are {list(known) or 'none'}"
+                f"LoRA adapter {name!r} is unknown; there are {list(known) or 'none'}{nearest(name, known)}"
             )
     wanted = [known[name] for name in dict.fromkeys(names)]
     beside = [key for lora in wanted for key in lora.saved]

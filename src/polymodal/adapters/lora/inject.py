@@ -47,9 +47,10 @@ def inject_lora(
         rank: r, at most what each weight (each of Q, K and V) can use, and a multiple of a convolution's groups.
         alpha: numerator of the scale; r by default, which makes the scale 1.
         dropout: probability at the input of the updates.
-        targets: "attention" means the projections to Q, K and V of every block or, in a network without any, every
-            convolution whose groups divide r. Otherwise one or several patterns of layer names: a glob over the whole name
-            ("blocks.*.mlp.fc?"), a name or its end ("query"), or a compiled regular expression for the whole name.
+        targets: "attention" means the projections to Q, K and V of every block; in a network without any, every convolution
+            whose groups divide r; in one without those, every linear layer. Otherwise one or several patterns of layer
+            names: a glob over the whole name ("blocks.*.mlp.fc?"), a name or the end of names ("query"), or a compiled
+            regular expression for the whole name.
         conv: "conv_then_1x1" (as HF peft) or "kernel_times_channel" (as the first LoRA library).
         fused: "shared" gives a fused weight one update with one A for all three, as HF peft does.
         modules_to_save: patterns of modules that train as they are, such as a head.

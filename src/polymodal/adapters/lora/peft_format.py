@@ -79,7 +79,10 @@ def export_peft(lora: LoRA, folder: str | Path) -> None:
 def _peft_problem(target: Target, spec: Spec) -> str | None:
     """Why peft computes something else on this layer; None if it does not."""
     if target.raw:
-        return "peft adapts a MultiheadAttention's input projection with one A for all three, together with the output projection"
+        return (
+            "peft adapts a MultiheadAttention's input projection with one A for all three, always together with the output "
+            "projection, to which peft 0.21 adds the update twice"
+        )
     if spec.form == "kernel_times_channel":
         return "peft's convolutions are a k x k and then a 1 x 1 one (conv='conv_then_1x1'), which is not of this form"
     if target.is_conv:
@@ -105,7 +108,7 @@ def _as_peft(layer: Layer) -> tuple[Tensor, Tensor]:
 def import_peft(module: nn.Module, folder: str | Path, *, name: str = "default") -> LoRA:
     """Put an adapter that HF peft saved into the plain model.
 
-    A fused weight keeps peft's one update for all of it; `MultiheadAttention` is read too.
+    A fused weight keeps peft's one update for all of it.
 
     Args:
         module: what peft calls the base model.
@@ -134,9 +137,11 @@ def import_peft(module: nn.Module, folder: str | Path, *, name: str = "default")
         if layer not in known:
             raise InputError(
                 f"{folder} belongs to another model: it adapts {layer}, which this {type(module).__name__} lacks (or which is no "
-                "Linear, Conv1d, Conv2d or MultiheadAttention); nothing was loaded"
+                "Linear, Conv1d or Conv2d); nothing was loaded"
             )
         specs[layer] = (known[layer], _spec(known[layer], config, layer, a.shape[0]))
+    if not specs:
+        raise InputError(f"{folder / WEIGHTS} holds no LoRA of a Linear, Conv1d or Conv2d; nothing was loaded")
     beside = config.get("modules_to_save") or []
     saved = {
         part: found
@@ -165,7 +170,7 @@ def _spec(target: Target, config: Mapping[str, Any], layer: str, rank: int) -> S
     if config.get("use_rslora"):
         alpha *= math.sqrt(rank)
     spec = Spec(rank, alpha, "conv_then_1x1" if target.is_conv else "linear")
-    problem = _peft_problem(target, spec) if target.is_conv else None
+    problem = _peft_problem(target, spec)
     if problem:
         raise InputError(f"LoRA on {target.place} cannot be read from HF peft: {problem}")
     return spec

@@ -116,8 +116,8 @@ def select(root: nn.Module, patterns: Patterns, rank: int, beside: Iterable[nn.M
         found = found or [t for t in known.values() if not t.is_conv]
         if not found:
             raise InputError(
-                f"LoRA targets 'attention': {type(root).__name__} has no layer that projects to queries, keys and values, and "
-                f"no convolution or linear layer to take instead; name layers yourself, there are {_shortened(known)}"
+                f"LoRA targets 'attention': {type(root).__name__} has no layer that projects to queries, keys and values, no "
+                f"convolution whose groups divide rank {rank} and no linear layer; there are {_shortened(known)}"
             )
         return found
     names = matching(
@@ -145,7 +145,7 @@ def matching(known: Collection[str], patterns: Patterns, place: str, kinds: str)
         if not means:
             shown = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
             close = nearest(shown.rpartition(".")[2], {name.rpartition(".")[2] for name in known})
-            raise InputError(f"{place}: {shown!r} matches nothing{close}; there are {_shortened(known)} ({kinds})")
+            raise InputError(f"{place}: {shown!r} matches nothing; there are {_shortened(known)} ({kinds}){close}")
         found |= means
     return [name for name in known if name in found]
 
