@@ -318,7 +318,7 @@ def _neutral_where_absent(
     for m, there in enumerate(present):
         if there is None:
             continue
-        absent = ~there.repeat(ys[m].shape[1] // len(there))[None, :, None].expand(len(ys[m]), -1, 1)
+        absent = ~there.repeat(ys[m].shape[1] // there.shape[0])[None, :, None].expand(ys[m].shape[0], -1, 1)
         left[m] = torch.cat([torch.where(absent, torch.zeros_like(ys[m]), ys[m]), absent.to(ys[m].dtype)], 2)
         right[m] = torch.cat([bs[m], torch.ones_like(bs[m][..., :1])], 2)
     return left, right
