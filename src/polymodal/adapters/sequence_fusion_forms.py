@@ -81,7 +81,7 @@ def core(ys: Sequence[Tensor], bs: Sequence[Tensor]) -> Tensor:
 def _apply(form: type[torch.autograd.Function], ys: Sequence[Tensor], bs: Sequence[Tensor], shared: bool) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return plain(ys, bs, shared)
-    result: Tensor = form.apply(shared, *ys, *bs)  # type: ignore[no-untyped-call]
+    result: Tensor = form.apply(shared, *ys, *bs)
     return result
 
 
@@ -120,7 +120,7 @@ class _Stream(torch.autograd.Function):
         return total if taken == 1 else total.view(-1, taken, columns).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         factors: tuple[Tensor, ...] = ctx.saved_tensors
         found = _again(grad, factors, ctx.shared)
         if found is not None:
@@ -185,7 +185,7 @@ class _Core(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         factors: tuple[Tensor, ...] = ctx.saved_tensors
         found = _again(grad, factors, False)
         if found is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from polymodal.types import Features
 
 __all__ = ["JointHead", "Wander", "prefix"]
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "none": nn.Identity()}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": nn.Identity()}
 RESIDUALS = {"joint": ("concat_prefix", "cls_sum", "projected", "none"), "per_modality": ("own", "none")}
 FUSIONS = ("sequence", "vector")
 POOLS = ("first", "mean")
@@ -199,7 +199,7 @@ class Wander(Adapter):
     def _joint(self, h: dict[str, Tensor], masks: Masks, features: dict[str, Features]) -> Tensor:
         """The one sequence (B, d_t, d_h) of all modalities."""
         present = _present(masks)
-        joint: Tensor = self.fusions[0]["joint"](self.downs[0](h), masks, present)
+        joint: Tensor = self._fusions(0)["joint"](self.downs[0](h), masks, present)
         if self.residual == "none":
             return joint
         if self.residual == "cls_sum":
@@ -212,12 +212,15 @@ class Wander(Adapter):
     def _each(self, place: int, h: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
         """What is added to the tokens of each modality, (B, l_m, D_m)."""
         number = self.places.index(place)
-        narrow, present = self.downs[number](h), _present(masks)
+        narrow, present, fusions = self.downs[number](h), _present(masks), self._fusions(number)
         found = {}
         for m, tokens in h.items():
-            fused = self.fusions[number][m](narrow, masks, present, tokens.shape[1]).to(tokens.dtype)
+            fused = fusions[m](narrow, masks, present, tokens.shape[1]).to(tokens.dtype)
             found[m] = counted(fused.expand(-1, tokens.shape[1], -1), masks[m])
         return found
+
+    def _fusions(self, number: int) -> nn.ModuleDict:
+        return cast(nn.ModuleDict, self.fusions[number])
 
     def _check(self, given: Mapping[str, Any]) -> None:
         if set(given) != set(self.dims):
@@ -225,9 +228,10 @@ class Wander(Adapter):
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """What reads the tokens of this modality: its Down, its factors and its projection."""
-        found = [p for down in self.downs for p in down.layers[modality].parameters()]
-        for fusions in self.fusions:
-            found += [p for fusion in fusions.values() for p in fusion.parameters_of(modality)]
+        found = [p for down in self.downs for p in cast(_Down, down).layers[modality].parameters()]
+        for number in range(len(self.places)):
+            for fusion in self._fusions(number).values():
+                found += cast(SequenceFusion | VectorFusion, fusion).parameters_of(modality)
         return found + [p for m, layer in self.project.items() if m == modality for p in layer.parameters()]
 
 
@@ -263,11 +267,11 @@ class _Down(nn.Module):
 
     def __init__(self, dims: Mapping[str, int], width: int, activation: str) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict({m: nn.Linear(dim, width) for m, dim in dims.items()})
-        self.activation = ACTIVATIONS[activation]
-        for m, dim in dims.items():
-            nn.init.normal_(self.layers[m].weight, std=dim**-0.5)
-            nn.init.zeros_(self.layers[m].bias)
+        layers = {m: nn.Linear(dim, width) for m, dim in dims.items()}
+        for m, layer in layers.items():
+            nn.init.normal_(layer.weight, std=dims[m] ** -0.5)
+            nn.init.zeros_(layer.bias)
+        self.layers, self.activation = nn.ModuleDict(layers), ACTIVATIONS[activation]
 
     def forward(self, h: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {m: self.activation(layer(h[m])) for m, layer in self.layers.items()}
