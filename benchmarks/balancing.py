@@ -11,8 +11,8 @@ seeds, the paired difference to joint training with its standard error, the prob
 
 Every run is a line of FOLDER/runs.jsonl as soon as it ends, so that the same command goes on where it was stopped (until
 the library's source changes). Two
-processes of one thread each. With a time limit, a cell (method x set) is begun only if it should end in time; what is left out
-is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
+processes of one thread each. With a time limit, a cell (method x set) is begun only if it should end in time, set by set; what is left
+out is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ROOMS = (
 )  # fmt: skip
 TRIALS = Path(__file__).with_name("balancing_trials.json")
 SETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    "digits_noisy": ("grid_digits", ("--snr", "-5"), ("video=video:video", "audio=audio:audio")),
-    "digits_clean": ("grid_digits", (), ("video=video:video", "audio=audio:audio")),
-    "av_digits": ("av_digits", (), ("image=image:image", "audio=audio:audio")),
     "mosi": ("mosi_utt", (), ()),
+    "digits_noisy": ("grid_digits", ("--snr", "-5"), ("video=video:video", "audio=audio:audio")),
     "emoji_name": ("emoji_groups", (), ("image=image:image", "name=name:text")),
+    "av_digits": ("av_digits", (), ("image=image:image", "audio=audio:audio")),
+    "digits_clean": ("grid_digits", (), ("video=video:video", "audio=audio:audio")),
 }
 """What expand.py is asked for, and the columns that are used."""
 VIDEO = {"name": "frame_cnn", "width": 16, "dropout": 0.0}
@@ -341,7 +341,7 @@ def main() -> int:
     real = [data for data in SETS if data in args.sets]
     wanted = [(data, method, [settings]) for data in synthetic for method, settings in SYNTHETIC[data].items()]
     methods = [method for method in trials if not args.methods or method in args.methods]
-    wanted += [(data, method, trials[method]) for method in methods for data in real]
+    wanted += [(data, method, trials[method]) for data in real for method in methods]
     cells = [
         Cell(data, method, tried, args.seeds, args.epochs or (EPOCHS.get(data, 25) if data in SETS else 60), results)
         for data, method, tried in wanted
