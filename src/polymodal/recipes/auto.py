@@ -30,13 +30,13 @@ CANDIDATES: dict[str, Callable[[Setup], Result]] = {
     "unimodal": unimodal,
     "ume_prob": lambda setup: ume(setup, "prob"),
     "ume_logit": lambda setup: ume(setup, "logit"),
-    "frozen_features": frozen_features,
-    "mmlora": lambda setup: mmlora(replace(setup, make_balancer=Balancer)),
     "joint": lambda setup: train_jointly(setup, Balancer(), "joint"),
     "multi_loss": lambda setup: train_jointly(setup, MultiLoss(), "multi_loss"),
     "mlb": lambda setup: train_jointly(setup, MLB(), "mlb"),
+    "frozen_features": frozen_features,
+    "mmlora": lambda setup: mmlora(replace(setup, make_balancer=Balancer)),
 }
-"""What `auto` compares, the simplest first; a further recipe joins by one line."""
+"""What `auto` compares, the simplest (by stages, then by what a stage does) first; a further recipe joins by one line."""
 
 
 @dataclass
@@ -90,8 +90,8 @@ def one_standard_error(
 def auto(setup: Setup, trials: int = 1, candidates: Sequence[str] | None = None) -> Result:
     """Train every candidate under one equal budget and keep what validation says, favouring the simpler.
 
-    Candidates are uni-modal models, their ensembles by probabilities and by logits, a classifier on their frozen features,
-    MMLoRA, joint training, Multi-Loss and MLB.
+    Candidates are uni-modal models, their ensembles by probabilities and by logits, joint training, Multi-Loss, MLB, and what
+    has a joint stage after the uni-modal ones: a classifier on frozen features, and MMLoRA.
     Each gets the same number of trials (learning rates lr, lr / 3, 3 lr, ...) and the same epochs; ensembles need no
     training of their own. The winner is the simplest that is not distinguishably worse than the best
     (`one_standard_error`). The configured balancer plays no part.
