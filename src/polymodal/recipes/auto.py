@@ -32,11 +32,16 @@ CANDIDATES: dict[str, Callable[[Setup], Result]] = {
     "ume_logit": lambda setup: ume(setup, "logit"),
     "joint": lambda setup: train_jointly(setup, Balancer(), "joint"),
     "multi_loss": lambda setup: train_jointly(setup, MultiLoss(), "multi_loss"),
-    "mlb": lambda setup: train_jointly(setup, MLB(), "mlb"),
+    "mlb": lambda setup: train_jointly(setup, MLB(apply_to=_scaled(setup)), "mlb"),
     "frozen_features": frozen_features,
     "mmlora": lambda setup: mmlora(replace(setup, make_balancer=Balancer)),
 }
 """What `auto` compares, the simplest (by stages, then by what a stage does) first; a further recipe joins by one line."""
+
+
+def _scaled(setup: Setup) -> str:
+    """What MLB scales: an optimiser that normalises gradients would not notice it in them."""
+    return "grad" if setup.config.optimizer.name == "sgd" else "update"
 
 
 @dataclass
