@@ -9,10 +9,9 @@ run: equally many, at the same learning rates. A trial is chosen by validation a
 the first two seeds, and trained on all seeds; its test accuracy is what the table shows, with the standard deviation over
 seeds, the paired difference to joint training with its standard error, the probe accuracy of each encoder and the ECE.
 
-Every run is a line of FOLDER/runs.jsonl as soon as it ends, so that the same command goes on where it was stopped (until
-the library's source changes). Two
-processes of one thread each. With a time limit, a cell (method x set) is begun only if it should end in time, set by set; what is left
-out is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
+Every run is a line of FOLDER/runs.jsonl as soon as it ends, so that the same command goes on where it was stopped (until the
+library's source changes). Two processes of one thread each. With a time limit, a cell (method x set) is begun only if it should
+end in time, set by set; what is left out is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
 """
 
 from __future__ import annotations
