@@ -14,6 +14,7 @@ from polymodal.data.synthetic import ArrayLoader, Arrays
 from polymodal.encoders import MLP
 from polymodal.errors import InputError
 from polymodal.types import Features, Padded
+from tests.distributed import in_two_processes
 
 
 def make_loader(count: int = 20, shuffle: bool = False) -> ArrayLoader:
@@ -81,6 +82,19 @@ def test_a_broken_shard_is_made_again(harm: str, tmp_path: Path) -> None:
     assert torch.equal(all_of(again.loader(make_loader(), {"a": make_encoder()})), whole)
     assert again.computed == 10
     assert one.read_bytes() == data
+
+
+def fill(folder: str) -> tuple[torch.Tensor, int]:
+    cache = FeatureCache(folder, shard=2)
+    return all_of(cache.loader(make_loader(), {"a": make_encoder()})), cache.computed
+
+
+def test_two_processes_fill_it_together(tmp_path: Path) -> None:
+    (one, first), (two, second) = in_two_processes(fill, str(tmp_path))
+    assert torch.equal(one, two)
+    assert 20 <= first + second <= 20 + 2 * 2, "each meets what the other has made, but for the shards under way"
+    assert FeatureCache(tmp_path).loader(make_loader(), {"a": make_encoder()}) is not None
+    assert len(shards(tmp_path)) >= 10
 
 
 def test_without_a_folder_it_lives_in_memory() -> None:

@@ -139,6 +139,7 @@ class FeatureCache:
         self.folder = None if folder is None else Path(folder)
         self.tokens, self.draws, self.shard, self.batch_size, self.show = tokens, draws, shard, batch_size, show
         self._memory: dict[str, dict[str, _Place]] = {}
+        self._seen: set[Path] = set()
         self.computed = 0
         """Samples that an encoder was run on, for whoever wants to know what the cache saved."""
 
@@ -169,47 +170,39 @@ class FeatureCache:
         draws = self.draws or 1 if random else 1
         wanted = [f"{key}#{k}" for k in range(draws) for key in keys]
         group = hashlib.sha256(f"{fingerprint(encoder)} {'tokens' if self.tokens else ''}".encode()).hexdigest()[:24]
-        known = self._known(group)
         where = {key: i % len(keys) for i, key in reversed(list(enumerate(wanted)))}
+        known = self._memory.setdefault(group, {})
+        self._look(group, known)
         missing = [key for key in where if key not in known]
         with _frozen(encoder), Progress(f"features of {modality}", len(missing), show=self.show and rank() == 0) as bar:
             for chunk in _rotated([missing[i : i + self.shard] for i in range(0, len(missing), self.shard)]):
-                self._fill(group, known, chunk, where, loader, modality, encoder)
+                self._look(group, known)  # what another process has made meanwhile
+                if todo := [key for key in chunk if key not in known]:
+                    places = np.array([where[key] for key in todo], dtype=np.int64)
+                    self._keep(group, known, todo, self._encode(places, loader, modality, encoder))
                 bar.advance(len(chunk))
         wait()
         present = getattr(getattr(loader, "samples", None), "columns", {}).get(modality)
         there = torch.ones(len(keys), dtype=torch.bool) if present is None else present.present
         return FeatureColumn(_gather([known[key] for key in wanted]), draws, there)
 
-    def _known(self, group: str) -> dict[str, _Place]:
-        """Where each sample's features lie already."""
+    def _look(self, group: str, known: dict[str, _Place]) -> None:
+        """Learn from the folder where samples' features lie."""
         if self.folder is None:
-            return self._memory.setdefault(group, {})
-        found: dict[str, _Place] = {}
+            return
         for path in sorted((self.folder / group).glob("*.safetensors")):
-            for row, key in enumerate(_keys_of(path) or ()):
-                found[key] = _Place(path, row)
-        return found
+            if path not in self._seen and (keys := _keys_of(path)) is not None:
+                self._seen.add(path)
+                known.update({key: _Place(path, row) for row, key in enumerate(keys)})
 
-    def _fill(
-        self,
-        group: str,
-        known: dict[str, _Place],
-        chunk: Sequence[str],
-        where: Mapping[str, int],
-        loader: Storable,
-        modality: str,
-        encoder: nn.Module,
-    ) -> None:
-        name = hashlib.sha256("\n".join(chunk).encode()).hexdigest()[:24]
-        path = None if self.folder is None else self.folder / group / f"{name}.safetensors"
-        if path is None or _keys_of(path) != list(chunk):  # else another process has made it meanwhile
-            tensors = self._encode(np.array([where[key] for key in chunk], dtype=np.int64), loader, modality, encoder)
-            if path is None:
-                known.update({key: _Place(tensors, row) for row, key in enumerate(chunk)})
-                return
-            _save(path, tensors, chunk)
-        known.update({key: _Place(path, row) for row, key in enumerate(chunk)})
+    def _keep(self, group: str, known: dict[str, _Place], keys: Sequence[str], tensors: dict[str, Tensor]) -> None:
+        shard: Path | dict[str, Tensor] = tensors
+        if self.folder is not None:
+            name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:24]
+            shard = self.folder / group / f"{name}.safetensors"
+            _save(shard, tensors, keys)
+            self._seen.add(shard)
+        known.update({key: _Place(shard, row) for row, key in enumerate(keys)})
 
     @torch.no_grad()
     def _encode(self, places: Places, loader: Storable, modality: str, encoder: nn.Module) -> dict[str, Tensor]:
