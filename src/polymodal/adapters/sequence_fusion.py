@@ -336,6 +336,8 @@ def _in_form(form: str, ys: Sequence[Tensor], bs: Sequence[Tensor], shared: bool
     if form == "auto":
         auto = choose_form([y.shape[2] for y in ys], ys[0].shape[1], bs[0].shape[1], *ranks)
         form = "stream" if shared and auto == "core" else auto
+    if len(ys) == 1:  # nothing to multiply
+        form = "plain"
     if form == "core":
         return core(ys, bs)
     return (stream if form == "stream" else plain)(ys, bs, shared)

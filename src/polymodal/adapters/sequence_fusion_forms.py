@@ -107,17 +107,17 @@ class _Stream(torch.autograd.Function):
         ctx.shared = shared
         ctx.save_for_backward(*factors)
         ys, bs = _halves(factors)
-        columns = bs[0].shape[1]
         taken = 1 if shared else _ranks_at_once(ys, bs)
         lefts, rights = _by_rank(ys, 1), _by_rank(bs, taken)
-        total = None
+        total, whole, factor = lefts[0][0].new_empty(3, len(lefts[0][0]), len(rights[0][0])).unbind(0)
+        total.zero_()
         for r, s in _pairs(len(lefts), len(rights), shared):
-            whole = _products(lefts[r], rights[s])
-            for factor in whole[1:]:
-                whole[0].mul_(factor)
-            total = whole[0] if total is None else total.add_(whole[0])
-        assert total is not None
-        return total if taken == 1 else total.view(-1, taken, columns).sum(1)
+            for m, (y, b) in enumerate(zip(lefts[r], rights[s], strict=True)):
+                torch.mm(y, b.mT, out=factor if m else whole)
+                if m:
+                    whole.mul_(factor)
+            total.add_(whole)
+        return total.unflatten(1, (taken, -1)).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -131,9 +131,11 @@ class _Stream(torch.autograd.Function):
         lefts, rights = _by_rank(ys, 1), _by_rank(bs, taken)
         into_left, into_right = _by_rank(sums[: len(ys)], 1), _by_rank(sums[len(ys) :], taken)
         grad = grad.contiguous() if taken == 1 else grad.repeat(1, taken)
+        # Memory taken anew in each round would go back to the system and cost more than the products.
+        room = grad.new_empty(2 * len(ys) - 1, *grad.shape).unbind(0)
         with torch.autocast(grad.device.type, enabled=False):
             for r, s in _pairs(len(lefts), len(rights), ctx.shared):
-                for m, one in enumerate(_product_grads(_products(lefts[r], rights[s]), grad)):
+                for m, one in enumerate(_product_grads(lefts[r], rights[s], grad, room)):
                     into_left[r][m].addmm_(one, rights[s][m])
                     into_right[s][m].addmm_(one.mT, lefts[r][m])
         return (None, *sums)
@@ -155,20 +157,20 @@ def _pairs(left: int, right: int, shared: bool) -> list[tuple[int, int]]:
     return [(r, r) for r in range(left)] if shared else list(product(range(left), range(right)))
 
 
-def _products(left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.mm(y, b.mT) for y, b in zip(left, right, strict=True)]
-
-
-def _product_grads(factors: list[Tensor], grad: Tensor) -> list[Tensor]:
-    """The gradient times the product of all other factors, for each of them; overwrites the factors."""
-    before = factors[:1]
-    for factor in factors[1:-1]:
-        before.append(before[-1] * factor)
-    after, found = grad, list[Tensor]()
-    for factor, left in zip(reversed(factors), reversed(before), strict=False):
-        own = after
-        after = grad * factor if own is grad else own * factor
-        found.append(left.mul_(own))
+def _product_grads(
+    left: Sequence[Tensor], right: Sequence[Tensor], grad: Tensor, room: Sequence[Tensor]
+) -> list[Tensor]:
+    """The gradient of prod_m (y_m b_m^T) for each factor: grad times all others. Fills `room`, 2 M - 1 matrices."""
+    factors = [torch.mm(y, b.mT, out=one) for y, b, one in zip(left, right, room, strict=False)]
+    *rooms, after = room[len(factors) :]
+    before = [factors[0]]
+    for factor, one in zip(factors[1:], rooms, strict=False):
+        before.append(torch.mul(before[-1], factor, out=one))
+    found = [before.pop().mul_(grad)]
+    torch.mul(grad, factors[-1], out=after)
+    for factor in reversed(factors[1:-1]):
+        found.append(before.pop().mul_(after))
+        after.mul_(factor)
     return [after, *reversed(found)]
 
 
@@ -176,12 +178,10 @@ class _Core(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shared: bool, *factors: Tensor) -> Tensor:
         ctx.save_for_backward(*factors)
-        ys, bs = _halves(factors)
-        total = None
+        ys, bs = map(_ranks_last, _halves(factors))
+        total = ys[0].new_zeros(len(ys[0]), len(bs[0]))
         for chunk in _chunks(ys, bs):
-            part = _rank_summed([ys[0][..., chunk], *ys[1:]]) @ _rank_summed([bs[0][..., chunk], *bs[1:]]).mT
-            total = part if total is None else total.add_(part)
-        assert total is not None
+            total.addmm_(_rank_summed(_cut(ys, chunk)), _rank_summed(_cut(bs, chunk)).mT)
         return total
 
     @staticmethod
@@ -190,43 +190,54 @@ class _Core(torch.autograd.Function):
         found = _again(grad, factors, False)
         if found is not None:
             return (None, *found)
-        ys, bs = _halves(factors)
-        sums = [torch.zeros_like(factor) for factor in factors]
+        ys, bs = map(_ranks_last, _halves(factors))
+        sums = [torch.zeros_like(factor) for factor in (*ys, *bs)]
         with torch.autocast(grad.device.type, enabled=False):
             for chunk in _chunks(ys, bs):
-                left, left_grad = _with_grad(ys, chunk)
-                right, right_grad = _with_grad(bs, chunk)
+                left, left_grad = _with_grad(_cut(ys, chunk))
+                right, right_grad = _with_grad(_cut(bs, chunk))
                 parts = (*left_grad(grad @ right), *right_grad(grad.mT @ left))
-                for index, (total, part) in enumerate(zip(sums, parts, strict=True)):
-                    (total[..., chunk] if index in (0, len(ys)) else total).add_(part)
-        return (None, *sums)
+                for total, part in zip(
+                    (*_cut(sums[: len(ys)], chunk), *_cut(sums[len(ys) :], chunk)), parts, strict=True
+                ):
+                    total.add_(part)
+        return (None, *(total.permute(2, 0, 1) for total in sums))
+
+
+def _ranks_last(factors: Sequence[Tensor]) -> list[Tensor]:
+    """(R, Q, d_m) factors as (Q, d_m, R), laid out so where sums over features follow, which then run fast."""
+    views = [factor.permute(1, 2, 0) for factor in factors]
+    return views if len(views) == 2 else [view.contiguous() for view in views]
 
 
 def _chunks(ys: Sequence[Tensor], bs: Sequence[Tensor]) -> list[slice]:
     """Slices of j_1 of about equal size, each with at most `CHUNK` elements of Z and C together where that is possible."""
-    first, *others = (y.shape[2] for y in ys)
-    cells = (ys[0].shape[1] + bs[0].shape[1]) * prod(others)
+    first, *others = (y.shape[1] for y in ys)
+    cells = (len(ys[0]) + len(bs[0])) * prod(others)
     size = ceil(first / ceil(first / max(1, CHUNK // cells)))
     return [slice(low, low + size) for low in range(0, first, size)]
 
 
+def _cut(factors: Sequence[Tensor], chunk: slice) -> list[Tensor]:
+    return [factors[0][:, chunk], *factors[1:]]
+
+
 def _rank_summed(factors: Sequence[Tensor]) -> Tensor:
-    """sum_r of the Khatri-Rao product of (R, Q, d_m) factors: (Q, prod_m d_m)."""
+    """sum_r of the Khatri-Rao product of (Q, d_m, R) factors: (Q, prod_m d_m)."""
     half = (len(factors) + 1) // 2
-    left, right = _khatri_rao(factors[:half]), _khatri_rao(factors[half:])
-    return torch.bmm(left.permute(1, 2, 0), right.transpose(0, 1)).flatten(1)
+    return torch.bmm(_khatri_rao(factors[:half]), _khatri_rao(factors[half:]).mT).flatten(1)
 
 
 def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
     joined = factors[0]
     for factor in factors[1:]:
-        joined = (joined[..., None] * factor[:, :, None]).flatten(2)
+        joined = (joined[:, :, None] * factor[:, None]).flatten(1, 2)
     return joined
 
 
-def _with_grad(factors: Sequence[Tensor], chunk: slice) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-    """The rank sum of one chunk, and what turns its gradient into those of the factors."""
-    leaves = [factors[0][..., chunk].detach().requires_grad_(), *(f.detach().requires_grad_() for f in factors[1:])]
+def _with_grad(factors: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    """The rank sum, and what turns its gradient into those of the factors."""
+    leaves = [factor.detach().requires_grad_() for factor in factors]
     with torch.enable_grad():
         summed = _rank_summed(leaves)
     return summed.detach(), lambda grad: torch.autograd.grad(summed, leaves, grad)
