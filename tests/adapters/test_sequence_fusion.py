@@ -113,7 +113,7 @@ def test_small_blocks_change_nothing(form, monkeypatch):
         monkeypatch.setattr(forms, "BLOCK", block)
         monkeypatch.setattr(forms, "CHUNK", chunk)
         torch.testing.assert_close(found(), whole)
-    ys, bs = [torch.ones(1, 6, 5), torch.ones(1, 6, 6)], [torch.ones(1, 4, 5), torch.ones(1, 4, 6)]
+    ys, bs = [torch.ones(6, 5, 1), torch.ones(6, 6, 1)], [torch.ones(4, 5, 1), torch.ones(4, 6, 1)]
     assert [(s.start, s.stop) for s in forms._chunks(ys, bs)] == [(0, 2), (2, 4), (4, 6)]
     assert forms._ranks_at_once([torch.ones(1, 6, 5)], [torch.ones(6, 4, 5)]) == 2
 

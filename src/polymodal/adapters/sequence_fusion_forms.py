@@ -117,7 +117,7 @@ class _Stream(torch.autograd.Function):
                 if m:
                     whole.mul_(factor)
             total.add_(whole)
-        return total.unflatten(1, (taken, -1)).sum(1)
+        return total.view(len(total), taken, -1).sum(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
