@@ -7,9 +7,11 @@ from functools import partial
 
 from torch import nn
 
+from polymodal.blocks import MaskedBatchNorm
+
 __all__ = ["Frozen", "freeze"]
 
-BatchNorm = nn.modules.batchnorm._NormBase
+BatchNorm = (nn.modules.batchnorm._NormBase, MaskedBatchNorm)
 
 
 class Frozen:
