@@ -22,7 +22,7 @@ import torch
 from _common import markdown
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, addmm_flop
 
 from polymodal.adapters.sequence_fusion import sequence_fusion
 from polymodal.adapters.sequence_fusion_forms import choose_form
@@ -194,7 +194,7 @@ def peak(run: Run) -> float:
 
 def flops(name: str, forward: Callable[[], Tensor], size: Size) -> float:
     """Million additions and multiplications of the forward pass: matrix products as counted, others by their sizes."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flop}) as counter:
         forward()
     count, cells = len(size.lengths), size.batch * size.tokens * size.output
     tuples, others = prod(size.lengths), 0
