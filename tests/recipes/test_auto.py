@@ -152,3 +152,12 @@ def test_what_makes_no_sense_costs_no_training(tmp_path: Path):
     with pytest.raises(InputError, match="trials=0"):
         auto(make_setup(tmp_path), trials=0)
     assert stages(tmp_path) == []
+
+
+@pytest.mark.parametrize("count", [50, 100, 129, 400, 1000])
+def test_one_sample_more_is_within_one_standard_error(count: int) -> None:
+    one, none = np.zeros(count), np.zeros(count)
+    one[3] = 1
+    chosen, errors = one_standard_error([[one], [none]])
+    assert errors[0] == pytest.approx(1 / count)
+    assert chosen == 0
