@@ -91,7 +91,7 @@ def one_standard_error(
         gaps = [mine - theirs for mine, theirs in zip(figures[i], figures[best], strict=True)]
         spread = [float(gap.std(ddof=1)) / math.sqrt(len(gap)) if len(gap) > 1 else math.inf for gap in gaps]
         errors.append(spread[0])
-        if i < best and all(gap.mean() <= one  for gap, one in zip(gaps, spread, strict=True)):
+        if i < best and all(gap.mean() <= one + ROUNDING for gap, one in zip(gaps, spread, strict=True)):
             chosen = i
     return chosen, errors[::-1]
 
