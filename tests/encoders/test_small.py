@@ -329,3 +329,15 @@ def test_resnet_reads_local_weights_of_three_channels(tmp_path):
 def test_resnet_without_its_weights_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         ResNet18(weights=tmp_path / "none.pt")
+
+
+def test_clips_of_a_sound_are_averaged() -> None:
+    model = SpectrogramCNN(bins=8, dim=4, width=2).eval()
+    clips = torch.randn(3, 2, 1, 8, 12)
+    found = model(clips)
+    alone = [model(clips[:, k]) for k in range(2)]
+    assert torch.allclose(found.pooled, (alone[0].pooled + alone[1].pooled) / 2, atol=1e-6)
+    assert found.tokens is not None
+    assert torch.allclose(
+        found.tokens, torch.cat([one.tokens for one in alone if one.tokens is not None], 1), atol=1e-6
+    )

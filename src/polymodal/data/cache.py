@@ -17,6 +17,7 @@ from torch import Tensor
 from polymodal.data.inputs import Input
 from polymodal.data.inputs.base import Decoded, resolve
 from polymodal.data.inputs.padding import Value, blank, trim
+from polymodal.data.media.files import places
 from polymodal.types import Padded
 
 __all__ = ["Cache", "Column"]
@@ -94,9 +95,10 @@ class Column:
             one = digest.copy()
             for cell in row:
                 one.update(cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode())
-                if self.input.reads_files and cell is not None and (path := resolve(cell, self.root)).exists():
-                    facts = path.stat()
-                    one.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
+                for path in places(resolve(cell, self.root)) if self.input.reads_files and cell is not None else ():
+                    if path.exists():
+                        facts = path.stat()
+                        one.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())
             found.append(one.hexdigest()[:32])
         return found
 

@@ -121,7 +121,7 @@ class Check:
 
 
 def check_table(
-    source: str | Path | pd.DataFrame,
+    source: str | Path | pd.DataFrame | Table,
     *,
     label: str | None = None,
     modalities: Sequence[str] = (),
@@ -137,7 +137,7 @@ def check_table(
     """Read every file of a table once, and tell what is in it; nothing is trained or written.
 
     Args:
-        source: path of the table, or a pandas frame.
+        source: path of the table, a pandas frame or a table that was read.
         label: label column; without it there is no class balance, and the column may be inferred as a modality.
         modalities: "NAME=COLUMN:KIND" each; inferred from the cells by default.
         task: of the label; told from its cells by default.
@@ -158,6 +158,7 @@ def check_table(
     split = split or ("split" if "split" in table.columns and label != "split" and _says_split(table) else None)
     id = id or ("id" if "id" in table.columns and label != "id" else None)
     chosen, notes = find_modalities(table, modalities, label, {one for one in (id, split, group) if one})
+    notes = [*table.notes, *notes]
     problems: list[str] = (
         [] if chosen else ["no column can be used as a modality; name one with --modality NAME=COLUMN:KIND"]
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polymodal.data.columns import to_numbers
-from polymodal.data.media.container import open_media
+from polymodal.data.media.files import contents
 from polymodal.data.media.image import probe_image
 from polymodal.data.media.sound import probe_sound, read_wave
 from polymodal.data.media.video import probe_video
@@ -170,12 +170,9 @@ def _file(kind: str, path: Path) -> _Fact:
             measures = {"seconds": len(read_wave(path, sound.rate)) / sound.rate, "rate": float(sound.rate)}
         else:
             clip = probe_video(path)
-            container, stream = open_media(path, "video")
-            with container:
-                rate = float(stream.average_rate or 0)
             measures = _size(clip.height, clip.width, clip.grey) | {"frames": float(clip.frames)}
-            measures |= {"seconds": clip.frames / rate, "rate": rate} if rate else {}
-        return _Fact(_hash(path.read_bytes()), measures)
+            measures |= {"seconds": clip.frames / clip.rate, "rate": clip.rate} if clip.rate else {}
+        return _Fact(_hash(contents(path)), measures)
     except InputError as error:
         return _Fact(error=str(error))
     except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:

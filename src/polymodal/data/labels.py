@@ -69,12 +69,27 @@ def infer_label(table: Table, label: str, *, task: str = "auto", separator: str 
     separator = (
         (MULTI_HOT if _is_multi_hot(cells) else None) if lists else separator or "|" if task == "multilabel" else None
     )
-    names = {name for cell in cells for name in labels_of(cell, task, separator)}
-    classes = tuple(sorted(names, key=_order))
+    classes = _classes(table, label, task, separator)
     if len(classes) < 2:
         only = f"only one class, {classes[0]!r}" if classes else "no label at all"
         raise InputError(f"{table.source}: label column {label!r} has {only}; at least two classes are needed")
     return LabelKind(task, classes, separator, f"label {label!r}: {task} with {len(classes)} classes ({why})")
+
+
+def _classes(table: Table, label: str, task: str, separator: str | None) -> tuple[str, ...]:
+    """The classes of the label column: sorted, or in the order of the data's owner, those without a sample included."""
+    known = table.classes.get(label)
+    names: dict[str, int] = {}
+    for row, cell in enumerate(table.cells(label)):
+        for name in labels_of(cell, task, separator):
+            names.setdefault(name, row)
+    if known is None:
+        return tuple(sorted(names, key=_order))
+    for name, row in names.items():
+        if name not in known:
+            place = f"{table.source}, {table.place(row)}"
+            raise InputError(f"{place}: unknown class {name!r} in {label!r}{nearest(name, known)}")
+    return known
 
 
 def labels_of(cell: Any, task: str, separator: str | None) -> list[str]:

@@ -65,8 +65,8 @@ Preprocessing = Callable[[Modality, Mapping[str, Any]], dict[str, Any]]
 
 def assemble(
     config: Config,
-    source: str | pd.DataFrame,
-    valid: str | pd.DataFrame | None = None,
+    source: str | pd.DataFrame | Table,
+    valid: str | pd.DataFrame | Table | None = None,
     *,
     show: bool | None = None,
     preprocessing: Preprocessing = lambda modality, given: {},
@@ -75,7 +75,7 @@ def assemble(
 
     Args:
         config: `label`, `data` and `seed` decide.
-        source: path of the table, or a pandas frame.
+        source: path of the table, a pandas frame or a table that was read.
         valid: a second table that is the validation part.
         show: force the progress bar on or off.
         preprocessing: options of a modality's input that its encoder calls for, from those that the user set; these win.
@@ -122,7 +122,7 @@ def assemble(
         others = [one for part, one in samples.items() if part != "train"]
         prepare(samples["train"], *others, workers=settings.workers, progress=advance, on_error=settings.on_error)
     skipped = [one for part in samples.values() for one in part.skipped]
-    notes = [*schema.notes, *split.notes]
+    notes = [*table.notes, *schema.notes, *split.notes]
     if skipped:
         notes.append(f"skipped {len(skipped)} broken samples: " + "; ".join(str(one) for one in skipped[:5]))
     return Parts(schema, inputs, samples, notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,12 +32,16 @@ class Table:
         root: folder that relative paths in the cells start from.
         source: the file's name as the user typed it, or "table"; every message about the table starts with it.
         lines: (N,) line of each row in the file, where the file has lines.
+        classes: by label column, the classes in the order of the data's owner; without, they are sorted.
+        notes: what a reader did to the owner's files, for people.
     """
 
     frame: pd.DataFrame
     root: Path
     source: str
     lines: NDArray[np.int64] | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     _cells: dict[str, NDArray[np.object_]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -91,17 +95,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return names.nearest(name, found) + (f" (there are: {shown})" if found else "")
 
 
-def read_table(source: str | Path | pd.DataFrame, root: Path | None = None) -> Table:
+def read_table(source: str | Path | pd.DataFrame | Table, root: Path | None = None) -> Table:
     """Read a table of samples; what the cells mean is `schema.infer`'s business.
 
     Args:
-        source: path of a .csv, .tsv, .jsonl or .parquet file, or a pandas frame.
+        source: path of a .csv, .tsv, .jsonl or .parquet file, or a pandas frame; a table is handed back.
         root: folder that relative paths in cells start from; default the table's folder, for a frame the current one.
 
     Raises:
         InputError: the file is missing, unreadable, of another type, or has no rows; a row has more or fewer cells
             than the header; two columns share a name.
     """
+    if isinstance(source, Table):
+        return source
     if not isinstance(source, (str, Path)):
         return _table(source.reset_index(drop=True), root or Path.cwd(), "table")
     path, name = Path(source), str(source)

@@ -166,7 +166,8 @@ class FrameCNN(ImageCNN):
 class SpectrogramCNN(Encoder):
     """Spectrograms (B, 1, F, T), padded or not, through convolution blocks; tokens are the last map's columns in time.
 
-    Padding never changes a result: it is zeroed after each block, and means run over real columns alone.
+    Of K clips of each sound (B, K, 1, F, T) the pooled features are averaged and the tokens follow each other. Padding never
+    changes a result: it is zeroed after each block, and means run over real columns alone.
 
     Args:
         bins: F.
@@ -206,6 +207,10 @@ class SpectrogramCNN(Encoder):
 
     def forward(self, x: Tensor | Padded) -> Features:
         values, mask = split_padded(x)
+        if values.dim() == 5:
+            clips = self(values.flatten(0, 1))
+            count = (len(values), values.shape[1])
+            return Features(clips.pooled.unflatten(0, count).mean(1), clips.tokens.unflatten(0, count).flatten(1, 2))
         if mask is not None:
             values = values.masked_fill(~mask[:, None, None], 0)
         for block in self.blocks:

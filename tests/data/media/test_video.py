@@ -20,7 +20,7 @@ def test_sampling():
 @pytest.mark.parametrize("sound", [True, False])
 def test_frames_are_counted(tmp_path, name, sound):
     path = write_clip(tmp_path / name, numbered_frames(20), sound)
-    assert probe_video(path) == (20, 32, 48, True)
+    assert probe_video(path) == (20, 32, 48, True, 25)
     for wanted in (20, 4, 1):
         frames = read_frames(path, wanted, None, 1)
         numbers = frames.reshape(wanted, -1).mean(1) / 10 - 1

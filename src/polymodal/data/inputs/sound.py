@@ -23,6 +23,7 @@ from polymodal.data.media.audio import (
     frame_count,
     log_magnitude,
     log_mel,
+    log_power,
 )
 from polymodal.data.media.filter_bank import kaldi_clips
 from polymodal.data.media.sound import probe_sound, read_wave
@@ -30,7 +31,7 @@ from polymodal.types import Padded
 
 __all__ = ["AudioInput"]
 
-REPRESENTATIONS = ("log_mel", "log_magnitude", "waveform", "kaldi_clips")
+REPRESENTATIONS = ("log_mel", "log_magnitude", "log_power", "waveform", "kaldi_clips")
 
 
 @dataclass(eq=False)
@@ -43,10 +44,13 @@ class AudioInput(Input):
     with the rest.
 
     Options:
-        representation: "log_mel", "log_magnitude", "waveform" or "kaldi_clips".
+        representation: "log_mel", "log_magnitude", "log_power", "waveform" or "kaldi_clips".
         sample_rate: Hz; default the most common one of the training part, at most 16000.
         max_seconds: longer sounds are cut; default the 99th percentile of the training part, at most 10.
-        n_fft, hop: window and step in samples; default 32 ms up to a power of two and 10 ms (log_mel), 512 and 353.
+        tile: whether a shorter sound is repeated up to `max_seconds`.
+        clamp: whether samples beyond -1 and 1, which resampling may make, are cut off.
+        n_fft, hop: window and step in samples; default 32 ms up to a power of two and 10 ms (log_mel), 512 and 353 (159 of
+            log_power).
         n_mels: number of mel filters; default 40 up to 8 kHz, 64 above; 128 of clips.
         mel_scale: "slaney" or "htk".
         pad_mode: what surrounds the signal, "constant" or "reflect".
@@ -58,6 +62,8 @@ class AudioInput(Input):
     representation: str = "log_mel"
     sample_rate: int | None = None
     max_seconds: float | None = None
+    tile: bool = False
+    clamp: bool = False
     n_fft: int | None = None
     hop: int | None = None
     n_mels: int | None = None
@@ -94,7 +100,7 @@ class AudioInput(Input):
     def _settle(self, rate: int) -> None:
         mel = self.representation == "log_mel"
         self.n_fft = self.n_fft or (default_n_fft(rate) if mel else 512)
-        self.hop = self.hop or (default_hop(rate) if mel else 353)
+        self.hop = self.hop or (default_hop(rate) if mel else 159 if self.representation == "log_power" else 353)
         self.n_mels = self.n_mels or (128 if self._clipped else default_n_mels(rate))
 
     @property
@@ -109,7 +115,10 @@ class AudioInput(Input):
         if self.sample_rate is None:
             read_wave(path, 16000)  # says what is wrong with this file, as with all others
         rate, samples = self._format()
-        wave = torch.from_numpy(np.ascontiguousarray(read_wave(path, rate)[:samples]))
+        sound = read_wave(path, rate)[:samples]
+        if self.tile:
+            sound = np.resize(sound, samples)
+        wave = torch.from_numpy(np.ascontiguousarray(sound.clip(-1, 1) if self.clamp else sound))
         if self.representation == "waveform":
             values = wave[None]
         elif self._clipped:
@@ -118,6 +127,8 @@ class AudioInput(Input):
             values = banks[:, None]
         elif self.representation == "log_magnitude":
             values = log_magnitude(wave, self.n_fft or 512, self.hop or 353, self.pad_mode)
+        elif self.representation == "log_power":
+            values = log_power(wave, rate, self.n_fft or 512, self.hop or 159)
         else:
             options = {"n_fft": self.n_fft, "hop": self.hop, "n_mels": self.n_mels}
             values = log_mel(wave, rate, **options, scale=self.mel_scale, pad_mode=self.pad_mode)
@@ -164,6 +175,9 @@ class AudioInput(Input):
             return 1, samples
         if self._clipped:
             return self.clips, 1, self.n_mels or 128, self.clip_frames
+        if self.representation == "log_power":
+            n_fft, hop = self.n_fft or 512, self.hop or 159
+            return 1, n_fft // 2 + 1, 1 + max(0, samples - n_fft) // hop
         bins = (self.n_mels or 0) if self.representation == "log_mel" else (self.n_fft or 512) // 2 + 1
         return 1, bins, frame_count(samples, self.hop or 353)
 

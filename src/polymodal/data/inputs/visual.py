@@ -29,7 +29,7 @@ class Visual(Input):
     Options:
         image_size: the longer side at most, in pixels.
         height, width: of what the model sees, in pixels; default the median of the training part within `image_size`.
-        channels: 1 or 3; default 1 if every probed training sample is grey, else 3.
+        channels: 1 or 3, or 2 for a flow; default 1 if every probed training sample is grey, else 3.
         standardize: whether to subtract `mean` and divide by `std`.
         mean, std: by channel, of values in [0, 1]; default those of the training part.
     """
@@ -44,10 +44,11 @@ class Visual(Input):
 
     reads_files: ClassVar[bool] = True
     PROBED: ClassVar[int] = 128
+    CHANNELS: ClassVar[tuple[int, ...]] = (1, 3)
 
     def check(self) -> None:
         self.require_numbers("image_size", "height", "width")
-        self.require("channels", self.channels in (None, 1, 3), "1 or 3")
+        self.require("channels", self.channels in (None, *self.CHANNELS), " or ".join(map(str, self.CHANNELS)))
         self.require("width", (self.height is None) == (self.width is None), "height and width together, or neither")
         for name in ("mean", "std"):
             value = getattr(self, name)
@@ -141,6 +142,7 @@ class VideoInput(Visual):
     frames: int | None = None
 
     PROBED: ClassVar[int] = 32
+    CHANNELS: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     def check(self) -> None:
         super().check()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["frame_count", "log_magnitude", "log_mel", "mel_filter_bank", "spectrum"]
+__all__ = ["frame_count", "log_magnitude", "log_mel", "log_power", "mel_filter_bank", "spectrum"]
 
 
 def frame_count(samples: int, hop: int) -> int:
@@ -55,6 +55,32 @@ def log_magnitude(wave: Tensor, n_fft: int = 512, hop: int = 353, pad_mode: str 
     Source: input of OGM-GE (2022), AGM and MLB (2024), called log-mel there: 22,050 Hz, `n_fft` 512, `hop` 353.
     """
     return torch.log(spectrum(wave, n_fft, hop, pad_mode) + 1e-7)
+
+
+def log_power(wave: Tensor, rate: int, n_fft: int = 512, hop: int = 159) -> Tensor:
+    """log(P + 1e-7), standardised over all its values, of the power spectral density P: (S,) to (n_fft / 2 + 1, T).
+
+    Frames without padding, T = 1 + (S - n_fft) // hop, each less its mean, in a periodic Tukey window with 1/8 n_fft of
+    taper at either side; P is one-sided, in power per Hz. A sound shorter than one frame is filled with zeros.
+
+    Args:
+        wave: samples in [-1, 1].
+        rate: sampling rate in Hz.
+        n_fft: window length in samples.
+        hop: step in samples.
+
+    Source: input of PMR (2023), where a library's default window and a *noverlap* of 353 are meant by "step 353".
+    """
+    if len(wave) < n_fft:
+        wave = pad(wave, (0, n_fft - len(wave)))
+    frames = wave.double().unfold(-1, n_fft, hop)
+    place = torch.arange(n_fft, dtype=torch.float64) / n_fft * 8
+    window = 0.5 - 0.5 * torch.cos(math.pi * torch.minimum(place, 8 - place).clamp(max=1))
+    power = torch.fft.rfft((frames - frames.mean(-1, keepdim=True)) * window).abs() ** 2 / (rate * (window**2).sum())
+    power[:, 1 : (n_fft + 1) // 2] *= 2
+    found = torch.log(power.T + 1e-7)
+    scaled: Tensor = (found - found.mean()) / (found.std(correction=0) + 1e-9)
+    return scaled.to(wave.dtype)
 
 
 def log_mel(

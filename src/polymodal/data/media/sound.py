@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymodal.data.media.container import check_complete, open_media, reason
-from polymodal.data.media.files import check_file
+from polymodal.data.media.files import check_file, piece_of
 from polymodal.errors import InputError
 
 __all__ = ["SoundInfo", "probe_sound", "read_wave"]
@@ -28,15 +28,22 @@ def read_wave(path: Path, rate: int) -> NDArray[np.float32]:
     """(S,) float32 waveform in about [-1, 1]: the mean of all channels at `rate` Hz.
 
     Args:
-        path: sound file, or video file with a sound track.
+        path: sound file, or video file with a sound track, or a piece of one ("clip.mp4#t=2,7").
         rate: sampling rate in Hz to resample to.
 
     Raises:
-        InputError: the file is missing, empty, truncated, has no sound, or holds NaN or infinite samples.
+        InputError: the file is missing, empty, truncated, has no sound, ends before the piece asked for, or holds NaN or
+            infinite samples.
     """
-    wave, own_rate = _decode(path)
+    piece = piece_of(path)
+    wave, own_rate = _decode(piece.path)
     if not len(wave):
         raise InputError(f"{path}: the sound has no samples")
+    if piece.start or piece.end is not None:
+        seconds = len(wave) / own_rate
+        wave = wave[round(piece.start * own_rate) : None if piece.end is None else round(piece.end * own_rate)]
+        if not len(wave):
+            raise InputError(f"{piece.path}: no sound after {piece.start:g} s; it is {seconds:.2f} s long")
     if not np.isfinite(wave).all():
         raise InputError(f"{path}: the sound holds NaN or infinite samples")
     if own_rate != rate:
@@ -49,7 +56,14 @@ def read_wave(path: Path, rate: int) -> NDArray[np.float32]:
 
 
 def probe_sound(path: Path) -> SoundInfo:
-    """Rate and length of a sound, from its header where that tells them."""
+    """Rate and length of a sound, or of a piece of one, from its header where that tells them."""
+    piece = piece_of(path)
+    whole = _probe(piece.path)
+    end = whole.seconds if piece.end is None else min(piece.end, whole.seconds)
+    return SoundInfo(whole.rate, max(0.0, end - piece.start))
+
+
+def _probe(path: Path) -> SoundInfo:
     check_file(path)
     if path.suffix.lower() in PLAIN:
         import soundfile

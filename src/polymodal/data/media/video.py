@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymodal.data.media.container import check_complete, open_media, reason
+from polymodal.data.media.files import Piece, piece_of
+from polymodal.data.media.frames import find_frames, read_pictures
 from polymodal.errors import InputError
 
 __all__ = ["VideoInfo", "probe_video", "read_frames", "sample_frames"]
 
 
 class VideoInfo(NamedTuple):
-    """Number of frames, height and width in pixels, and whether there is any colour."""
+    """Number of frames, height and width in pixels, whether there is any colour, and frames a second where known."""
 
     frames: int
     height: int
     width: int
     grey: bool
+    rate: float | None = None
 
 
 def sample_frames(total: int, wanted: int) -> NDArray[np.int64]:
@@ -37,28 +41,62 @@ def read_frames(path: Path, frames: int, size: tuple[int, int] | None = None, ch
     """(T, H, W, C) uint8: `frames` pictures spread evenly over the clip, resized to `size` = (H, W) pixels.
 
     Args:
-        path: any file with a video stream that FFmpeg decodes.
+        path: any file with a video stream that FFmpeg decodes, or a piece of one ("clip.mp4#t=2,7"); a folder of numbered
+            pictures; or a pair of folders of flow (`frames.find_frames`).
         frames: T, see `sample_frames`.
         size: (height, width) in pixels; the pictures are stretched to it. None keeps their own size.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grey, 3 for RGB, 2 for flow.
 
     Raises:
-        InputError: the file is missing, empty, truncated or holds no video.
+        InputError: the file is missing, empty, truncated, holds no video, or ends before the piece asked for.
     """
-    total = _count(path)
-    pictures = _decode(path, set(sample_frames(total, frames).tolist()), size, channels)
+    folder = find_frames(path)
+    if folder is not None:
+        return read_pictures(folder, sample_frames(len(folder.files), frames).tolist(), size, channels)
+    if channels == 2:
+        raise InputError(f"{path}: 2 channels are those of flow, and this is no pair of folders of flow pictures")
+    piece = piece_of(path)
+    total, rate = _count(piece.path)
+    wanted = _wanted(piece, total, rate, frames)
+    pictures = _decode(piece.path, set(wanted), size, channels)
     if pictures.total != total:  # packets and frames differ in some codecs: hidden frames, or B-frames left out
-        total = pictures.total
-        pictures = _decode(path, set(sample_frames(total, frames).tolist()), size, channels)
-    return np.stack([pictures.kept[i] for i in sample_frames(total, frames).tolist()])
+        wanted = _wanted(piece, pictures.total, rate, frames)
+        pictures = _decode(piece.path, set(wanted), size, channels)
+    return np.stack([pictures.kept[i] for i in wanted])
+
+
+def _wanted(piece: Piece, total: int, rate: float, frames: int) -> list[int]:
+    inside = _inside(piece, total, rate)
+    return [inside[i] for i in sample_frames(len(inside), frames).tolist()]
+
+
+def _inside(piece: Piece, total: int, rate: float) -> range:
+    """Indices of the frames shown at `start` to `end` seconds, both included."""
+    if piece.start == 0 and piece.end is None:
+        return range(total)
+    if not rate:
+        raise InputError(
+            f"{piece.path}: the file does not say its frames a second, so that no piece can be cut from it"
+        )
+    last = total - 1 if piece.end is None else min(total - 1, math.floor(piece.end * rate + 1e-6))
+    found = range(math.ceil(piece.start * rate - 1e-6), last + 1)
+    if not found:
+        raise InputError(f"{piece.path}: no frame after {piece.start:g} s; the clip is {total / rate:.2f} s long")
+    return found
 
 
 def probe_video(path: Path) -> VideoInfo:
     """Length, size and colour of a clip, the last from its first, middle and last frame."""
-    total = _count(path)
-    kept = list(_decode(path, {0, total // 2, total - 1}, None, 3).kept.values())
+    folder = find_frames(path)
+    if folder is not None:
+        one = folder.probe()
+        return VideoInfo(len(folder.files), one.height, one.width, one.grey)
+    piece = piece_of(path)
+    total, rate = _count(piece.path)
+    inside = _inside(piece, total, rate)
+    kept = list(_decode(piece.path, {inside[0], inside[len(inside) // 2], inside[-1]}, None, 3).kept.values())
     grey = all(bool((np.ptp(picture.astype(np.int16), axis=2) <= 2).all()) for picture in kept)
-    return VideoInfo(total, kept[0].shape[0], kept[0].shape[1], grey)
+    return VideoInfo(len(inside), kept[0].shape[0], kept[0].shape[1], grey, rate or None)
 
 
 class _Pictures(NamedTuple):
@@ -66,9 +104,10 @@ class _Pictures(NamedTuple):
     total: int
 
 
-def _count(path: Path) -> int:
-    """Number of packets of the video stream: its number of frames, without decoding them."""
+def _count(path: Path) -> tuple[int, float]:
+    """Number of packets of the video stream: its number of frames, without decoding them; frames a second, 0 if unknown."""
     container, stream = open_media(path, "video")
+    rate = float(stream.average_rate or 0)
     import av
 
     count, end, reached = 0, 0.0, 0.0
@@ -86,7 +125,7 @@ def _count(path: Path) -> int:
             raise InputError(f"{path}: the video is damaged or truncated ({reason(error)})") from None
         end -= float((stream.start_time or 0) * stream.time_base)
         check_complete(path, container, stream, end=end, count=count, reached=reached)
-    return count
+    return count, rate
 
 
 def _decode(path: Path, wanted: set[int], size: tuple[int, int] | None, channels: int) -> _Pictures:
