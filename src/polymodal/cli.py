@@ -59,7 +59,8 @@ def fit(
     Parameters
     ----------
     table:
-        CSV, TSV, JSON-lines or Parquet file; paths in it are relative to its folder.
+        CSV, TSV, JSON-lines or Parquet file; paths in it are relative to its folder. Or a data set, DATASET:ROOT or
+        DATASET/PRESET:ROOT, whose preset names label, modalities and preprocessing; see `polymodal list datasets`.
     overrides:
         Settings as key.sub=value, for example balancer.alpha=2 or train.clip=1.
     label:
@@ -117,7 +118,9 @@ def fit(
     from polymodal.config import from_flags, load_config, read_yaml
 
     loose = list(overrides)
-    if table is not None and "=" in table and not Path(table).exists():
+    from polymodal.datasets import parse, with_preset
+
+    if table is not None and "=" in table and not Path(table).exists() and parse(table) is None:
         loose.insert(0, table)
         table = None
     flags = dict(
@@ -152,7 +155,7 @@ def fit(
         values.pop("versions", None)
         settings, out = load_config(values), resume
     else:
-        values = _merged(read_yaml(config) if config else {}, from_flags(flags))
+        values = with_preset(_merged(read_yaml(config) if config else {}, from_flags(flags)))
         if "label" not in values:
             raise InputError("name the label column with --label COLUMN")
         settings = load_config(values, loose)
@@ -295,6 +298,7 @@ app.command(data)
 @data.command
 def check(
     table: str,
+    root: Path | None = None,
     *,
     label: str | None = None,
     modality: Many = [],  # noqa: B006
@@ -303,12 +307,15 @@ def check(
 ) -> None:
     """Kinds, sizes, durations, class balance, duplicates and groups that cross splits, broken files by row.
 
-    The exit code is 2 where files are broken.
+    Of a data set of the papers also its counts beside the published ones. The exit code is 2 where files are broken, and with
+    a data set where anything else would stop training.
 
     Parameters
     ----------
     table:
-        CSV, TSV, JSON-lines or Parquet file.
+        CSV, TSV, JSON-lines or Parquet file, or a data set (see `polymodal list datasets`) or DATASET/PRESET with its root.
+    root:
+        Folder that holds the data set as its owner distributes it.
     label:
         Label column, for class balance.
     modality:
@@ -319,15 +326,78 @@ def check(
         Column that says train, valid or test.
     """
     from polymodal.data.check import check_table
+    from polymodal.datasets import find, parse
+    from polymodal.datasets.check import check_dataset
 
-    found = check_table(table, label=label, modalities=modality, group=group, split=split)
+    if root is not None:
+        find(table.partition("/")[0].partition(",")[0])
+    named = parse(table if root is None else f"{table}:{root}")
+    if named is not None and split is not None:
+        raise InputError(f"--split {split}: the reader of {named.name} divides it; choose by DATASET/PRESET instead")
+    found: Any = (
+        check_table(table, label=label, modalities=modality, group=group, split=split)
+        if named is None
+        else check_dataset(named, label=label, modalities=modality, group=group)
+    )
     print(found.text() if sys.stdout.isatty() else json.dumps(found.to_dict(), indent=2))
     if found.broken:
         raise SystemExit(2)
 
 
+@data.command
+def fetch_help(dataset: str) -> None:
+    """Where a data set's owner distributes it, which files to put where, its terms, and its presets here.
+
+    Parameters
+    ----------
+    dataset:
+        Its name; see `polymodal list datasets`.
+    """
+    from polymodal.datasets import find
+
+    found = find(dataset)
+    print(found.help)
+    print("Presets, to be used as a table's path:")
+    for name, one in found.presets.items():
+        print(f"  {dataset}/{name}:ROOT\n      {one.about}")
+
+
+@data.command
+def miniature(dataset: str, folder: Path, *, seed: int = 0) -> None:
+    """Write a few dozen small made-up samples of a data set in its owner's layout.
+
+    Parameters
+    ----------
+    dataset:
+        Its name; see `polymodal list datasets`.
+    folder:
+        New or empty folder.
+    seed:
+        Of the samples.
+    """
+    from polymodal.data.miniature import make
+
+    _say(f"a miniature of {dataset} in {make(dataset, folder, seed)}")
+
+
+@data.command
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .zip or .tar; members that would lie outside of the folder, links and devices are refused.
+
+    Parameters
+    ----------
+    archive:
+        The file, compressed or not.
+    folder:
+        Where to.
+    """
+    from polymodal.datasets.safe_files import unpack as write
+
+    _say(f"{write(archive, folder)} files in {folder}")
+
+
 @app.command(name="list")
-def list_(what: Literal["balancers", "fusions", "recipes", "encoders"] | None = None) -> None:
+def list_(what: Literal["balancers", "fusions", "recipes", "encoders", "datasets"] | None = None) -> None:
     """Names that the options take, with what each is.
 
     Parameters
@@ -343,13 +413,20 @@ def list_(what: Literal["balancers", "fusions", "recipes", "encoders"] | None = 
         "recipes": ("recipes", ()),
         "encoders": ("encoders", ("Encoder", "LayeredEncoder", "State", "linear_heads")),
     }
-    for title in [what] if what else packages:
+    for title in packages if what is None else [what] if what in packages else []:
         package, bases = packages[title]
         if not what:
             print(f"{title}:")
         for name, value in sorted(entries(package, bases=bases).items()):
             text = "Joint training: the fused loss alone." if name == "joint" else (value.__doc__ or "").strip()
             print(f"{'' if what else '  '}{name:16} {text.splitlines()[0] if text else ''}")
+    if what in (None, "datasets"):
+        from polymodal.datasets import NAMES, find
+
+        if not what:
+            print("datasets:")
+        for name in NAMES:
+            print(f"{'' if what else '  '}{name:16} {find(name).help.splitlines()[0]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

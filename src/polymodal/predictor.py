@@ -30,7 +30,8 @@ from polymodal.data.parts import Parts, assemble
 from polymodal.data.samples import Samples
 from polymodal.data.schema import Modality, Schema
 from polymodal.data.split import split_rows
-from polymodal.data.table import Table, read_table
+from polymodal.data.table import Table
+from polymodal.datasets import canonical, open_table
 from polymodal.distributed import rank, start, wait, world_size
 from polymodal.encoders.base import linear_heads, width
 from polymodal.encoders.by_kind import facts
@@ -142,7 +143,7 @@ class Predictor:
         """Train by the configured recipe, evaluate on every split, write the run's folder.
 
         Args:
-            table: path of a CSV, TSV, JSON-lines or Parquet file, or a pandas frame.
+            table: path of a CSV, TSV, JSON-lines or Parquet file, a data set such as "cremad:ROOT", or a pandas frame.
             valid: a second table that is the validation split.
             time_limit: seconds for all training; a stage that runs out of time ends after the epoch it is in, and
                 later stages train one epoch each.
@@ -214,11 +215,11 @@ class Predictor:
 
     def _assemble(self, table: Source, valid: Source | None) -> Parts:
         if not isinstance(table, pd.DataFrame):
-            self.config.table = str(Path(table).resolve())
+            self.config.table = canonical(str(table))
         if valid is not None and not isinstance(valid, pd.DataFrame):
-            self.config.valid = str(Path(valid).resolve())
-        one = table if isinstance(table, pd.DataFrame) else str(table)
-        two = valid if valid is None or isinstance(valid, pd.DataFrame) else str(valid)
+            self.config.valid = canonical(str(valid))
+        one = _open(table)
+        two = None if valid is None else _open(valid)
         show = self.show and rank() == 0 if self.show is not None else None
         parts = assemble(self.config, one, two, show=show, preprocessing=self._preprocessing)
         self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
@@ -436,7 +437,7 @@ class Predictor:
 
     def _samples(self, source: Source, *, labelled: bool = False, split: str | None = None) -> Samples:
         schema = self._need_schema()
-        table = read_table(source if isinstance(source, pd.DataFrame) else str(source))
+        table = _open(source)
         rows = np.arange(len(table), dtype=np.int64)
         if split is not None:
             table, rows = self._part_of(table, split)
@@ -451,8 +452,8 @@ class Predictor:
         known = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "valid")
         if split not in known:
             raise InputError(f"split {split!r} is unknown; there are train, valid and test")
-        own = self.config.table is not None and Path(table.source).resolve() == Path(self.config.table).resolve()
-        second = read_table(self.config.valid) if own and self.config.valid is not None else None
+        own = self.config.table is not None and canonical(table.source) == canonical(self.config.table)
+        second = open_table(self.config.valid) if own and self.config.valid is not None else None
         found = split_rows(
             table, self._need_schema(), valid=second, seed=self.config.seed, fractions=self.config.data.fractions
         )
@@ -581,6 +582,10 @@ def _probe_metrics(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
     probabilities = np.full((2, task.outputs), 1 / task.outputs)
     target: NDArray[Any] = np.zeros((2, task.outputs)) if isinstance(task, MultiLabel) else np.zeros(2)
     return probabilities, target
+
+
+def _open(source: Source) -> Table:
+    return open_table(source if isinstance(source, pd.DataFrame) else str(source))
 
 
 def _data(parts: Parts) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polymodal.data.media.audio import log_magnitude
 from polymodal.data.media.filter_bank import kaldi_fbank
+from polymodal.datasets.ucf101 import WITH_SOUND
 from tests.golden.analysis_checks import close
 
 Record = dict[str, Any]
@@ -63,8 +64,13 @@ def fbank(inputs: Record, expected: Record, tol: float) -> None:
     places(found, expected, tol, found.std())
 
 
+def ucf101_classes(inputs: Record, expected: Record, tol: float) -> None:
+    assert expected == {"n": len(WITH_SOUND), "classes": list(WITH_SOUND)}
+
+
 CHECKS: dict[str, Check] = {
     "preprocess/cremad_spectrogram_constant": spectrogram("constant"),
     "preprocess/cremad_spectrogram_reflect": spectrogram("reflect"),
     "preprocess/kaldi_fbank_128": fbank,
+    "preprocess/ucf101_classes_not_in_ucf50": ucf101_classes,
 }

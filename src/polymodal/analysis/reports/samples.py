@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from polymodal.analysis.reports.estimates import number
 from polymodal.analysis.reports.html import Markup, join, paragraph, safe
 from polymodal.analysis.reports.record import Predictions, Record
-from polymodal.data.table import Table, read_table
+from polymodal.data.table import Table
+from polymodal.datasets import open_table
 from polymodal.errors import InputError
 
 __all__ = ["worst_samples"]
@@ -103,7 +104,7 @@ class _Media:
             )
             return
         try:
-            self.table = read_table(str(source))
+            self.table = open_table(str(source))
             self.row_of = self._rows(self.table)
         except (InputError, OSError) as error:
             self.table = None

@@ -1,0 +1,218 @@
+"""UCF101 (Soomro et al. 2012): actions; pictures with optical flow, or with sound where clips have it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from polymodal.data.media.container import open_media
+from polymodal.data.table import Table
+from polymodal.datasets.base import (
+    FRAMES,
+    IMAGENET,
+    OPENCLIP,
+    Dataset,
+    Preset,
+    hold_out,
+    make_table,
+    need,
+    one_of,
+    read_lines,
+)
+from polymodal.errors import InputError
+
+__all__ = ["DATASET", "WITH_SOUND", "read"]
+
+WITH_SOUND = (
+    "ApplyEyeMakeup", "ApplyLipstick", "Archery", "BabyCrawling", "BalanceBeam", "BandMarching", "BasketballDunk", "BlowDryHair",
+    "BlowingCandles", "BodyWeightSquats", "Bowling", "BoxingPunchingBag", "BoxingSpeedBag", "BrushingTeeth", "CliffDiving",
+    "CricketBowling", "CricketShot", "CuttingInKitchen", "FieldHockeyPenalty", "FloorGymnastics", "FrisbeeCatch", "FrontCrawl",
+    "Haircut", "Hammering", "HammerThrow", "HandstandPushups", "HandstandWalking", "HeadMassage", "IceDancing", "Knitting",
+    "LongJump", "MoppingFloor", "ParallelBars", "PlayingCello", "PlayingDaf", "PlayingDhol", "PlayingFlute", "PlayingSitar",
+    "Rafting", "ShavingBeard", "Shotput", "SkyDiving", "SoccerPenalty", "StillRings", "SumoWrestling", "Surfing",
+    "TableTennisShot", "Typing", "UnevenBars", "WallPushups", "WritingOnBoard",
+)  # fmt: skip
+"""The 51 classes that UCF101 adds to UCF50; inferred to be those whose clips have sound."""
+
+CLIP = re.compile(r"v_\w+_(?P<group>g\d+)_(?P<clip>c\d+)")
+
+
+def read(root: str | Path, *, modalities: str = "flow", split: int = 1, valid: float = 0.0, seed: int = 0) -> Table:
+    """Clips with their class, in the order of `classInd.txt`.
+
+    Columns: id, label, group (class and group, such as Archery_g08), split, and with "flow" rgb and flow (folders of pictures
+    `jpegs_256/v_*/` and the pair `tvl1_flow/{u,v}/v_*/`), with "sound" audio and video (`UCF-101/<class>/v_*.avi`).
+
+    The class of a clip is the folder in the lists: the files of the folder HandstandPushups are called v_HandStandPushups_*,
+    and copies of the pictures spell them either way, so that folders are found whatever their case.
+
+    Args:
+        root: folder of the owner's files.
+        modalities: "flow" (all classes) or "sound" (`WITH_SOUND`, numbered anew from 0; clips without sound, or with fewer than 4
+            frames at one a second, are left out and counted).
+        split: 1, 2 or 3.
+        valid: share of the training list's groups that is set aside for validation, alike in every class.
+        seed: of that choice.
+
+    Raises:
+        InputError: a list is missing or damaged, or an argument is unknown.
+
+    Source: Feichtenhofer et al. 2016 (pictures and flow); Kontras et al. 2024 (sound).
+    """
+    root = Path(root)
+    one_of(modalities, ("flow", "sound"), "modalities of ucf101")
+    if split not in (1, 2, 3):
+        raise InputError(f"ucf101: split {split!r} is unknown; there are 1, 2 and 3")
+    if not 0 <= valid < 1:
+        raise InputError(f"ucf101: valid={valid}: expected a share of the training groups, from 0 up to 1")
+    classes = _classes(need(root, "ucfTrainTestlist/classInd.txt", "the owner's list of classes", "ucf101"))
+    listed = [
+        (part, *one)
+        for part in ("train", "test")
+        for one in _read_list(
+            need(root, f"ucfTrainTestlist/{part}list0{split}.txt", "the owner's list of clips", "ucf101"), classes
+        )
+    ]
+    notes: list[str] = []
+    if modalities == "sound":
+        classes = [name for name in classes if name in WITH_SOUND]
+        listed = _usable(root, [one for one in listed if one[1] in classes], notes)
+    rows = [
+        {"id": stem, "label": label, "group": f"{label}_{group}", "split": part} for part, label, stem, group in listed
+    ]
+    if valid:
+        train = [place for place, row in enumerate(rows) if row["split"] == "train"]
+        held = hold_out([rows[i]["label"] for i in train], valid, seed, [rows[i]["group"] for i in train])
+        for one in held:
+            rows[train[one]]["split"] = "valid"
+    _add_files(root, rows, modalities)
+    return make_table(rows, root, "ucf101", {"label": classes}, notes)
+
+
+def _classes(path: Path) -> list[str]:
+    found = []
+    for number, line in read_lines(path):
+        cells = line.split()
+        if len(cells) != 2 or cells[0] != str(len(found) + 1):
+            raise InputError(f"{path}, line {number}: {line!r}: expected {len(found) + 1} CLASS")
+        found.append(cells[1])
+    return found
+
+
+def _read_list(path: Path, classes: list[str]) -> list[tuple[str, str, str]]:
+    """(class, name of the clip, group) of each line `Class/v_Class_g01_c01.avi`, with a class number from 1 or without."""
+    found = []
+    for number, line in read_lines(path):
+        place = f"{path}, line {number}"
+        file, *label = line.split()
+        folder, slash, name = file.partition("/")
+        clip = CLIP.fullmatch(name.removesuffix(".avi"))
+        if not slash or clip is None or len(label) > 1:
+            raise InputError(
+                f"{place}: {line!r}: expected CLASS/v_CLASS_g01_c01.avi, and a class number in training lists"
+            )
+        one_of(folder, classes, f"{place}: class")
+        if label and label[0] != str(classes.index(folder) + 1):
+            raise InputError(
+                f"{place}: class {folder} has number {label[0]} and {classes.index(folder) + 1} in classInd.txt"
+            )
+        found.append((folder, clip.group(), clip["group"]))
+    return found
+
+
+Listed = list[tuple[str, str, str, str]]
+
+
+def _usable(root: Path, listed: Listed, notes: list[str]) -> Listed:
+    """The clips that have sound and 4 frames at one a second; broken ones stay, so that they are reported with their row."""
+    kept, silent, short = [], 0, 0
+    for one in listed:
+        path = root / "UCF-101" / one[1] / f"{one[2]}.avi"
+        try:
+            container, stream = open_media(path, "video")
+        except InputError:
+            kept.append(one)
+            continue
+        with container:
+            step = max(1, int(stream.average_rate or 1))
+            if not container.streams.audio:
+                silent += 1
+            elif 0 < stream.frames <= 3 * step:
+                short += 1
+            else:
+                kept.append(one)
+    if silent:
+        notes.append(f"left out: {silent} clips without sound")
+    if short:
+        notes.append(f"left out: {short} clips with fewer than 4 frames at one a second")
+    return kept
+
+
+def _add_files(root: Path, rows: list[dict[str, Any]], modalities: str) -> None:
+    if modalities == "sound":
+        for row in rows:
+            row["audio"] = row["video"] = f"UCF-101/{row['label']}/{row['id']}.avi"
+        return
+    rgb = "jpegs_256/" if (root / "jpegs_256").is_dir() else ""
+    pictures, flows = _folders(root / rgb), _folders(root / "tvl1_flow" / "u")
+    for row in rows:
+        row["rgb"] = rgb + pictures.get(row["id"].lower(), row["id"])
+        row["flow"] = "tvl1_flow/{u,v}/" + flows.get(row["id"].lower(), row["id"])
+
+
+def _folders(root: Path) -> dict[str, str]:
+    return {one.name.lower(): one.name for one in sorted(root.iterdir())} if root.is_dir() else {}
+
+
+FLOW = {"frames": 3, "height": 224, "width": 224, "channels": 2}
+SPECTROGRAM = {
+    "representation": "log_magnitude", "sample_rate": 16000, "max_seconds": 3.0, "n_fft": 512, "hop": 353,
+    "pad_mode": "constant", "standardize": False,
+}  # fmt: skip
+
+DATASET = Dataset(
+    read,
+    {
+        "mmlora": Preset(
+            "pictures (OpenCLIP's normalisation) and flow of all classes, 3 of each; split 1 (MMLoRA says about 7000 and 3000 "
+            "clips); whole groups of the training list are the validation part",
+            {
+                "label": "label",
+                "data": {
+                    "modalities": ["rgb=rgb:video", "flow=flow:video"],
+                    "group": "group",
+                    "inputs": {"rgb": FRAMES | OPENCLIP | {"frames": 3}, "flow": FLOW},
+                },
+            },
+            published={"train + valid": 9537, "test": 3783, "classes": 101},
+        ),
+        "mlb": Preset(
+            "pictures and sound of the 51 classes that have it; a tenth of the training groups is the validation part; 4 "
+            "frames in RGB from 0 to 1 (the authors' code normalises BGR from 0 to 255)",
+            {
+                "label": "label",
+                "data": {
+                    "modalities": ["audio=audio:audio", "video=video:video"],
+                    "group": "group",
+                    "inputs": {"audio": SPECTROGRAM, "video": FRAMES | IMAGENET | {"frames": 4}},
+                },
+            },
+            {"modalities": "sound", "valid": 0.1},
+            {"classes": 51},
+        ),
+    },
+    help="""\
+UCF101: 13,320 clips of 101 actions (Soomro et al. 2012).
+
+Owner: https://www.crcv.ucf.edu/data/UCF101.php (UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip); pictures and TV-L1
+flow of Feichtenhofer et al. 2016: https://github.com/feichtenhofer/twostreamfusion.
+Put into one folder ROOT:
+  ucfTrainTestlist/classInd.txt, trainlist0<1-3>.txt, testlist0<1-3>.txt
+  jpegs_256/v_*/frame000001.jpg            for ucf101/mmlora (or v_*/ in ROOT itself)
+  tvl1_flow/{u,v}/v_*/frame000001.jpg      for ucf101/mmlora
+  UCF-101/<class>/v_*.avi                  for ucf101/mlb
+Terms (from general knowledge; read the owner's own): for research, no licence is named; the videos are from YouTube.
+""",
+    group="group",
+)
