@@ -11,7 +11,7 @@ seeds, the paired difference to joint training with its standard error, the prob
 
 Every run is a line of FOLDER/runs.jsonl as soon as it ends, so that the same command goes on where it was stopped (until the
 library's source changes). Two processes of one thread each. With a time limit, a cell (method x set) is begun only if it should
-end in time, set by set; what is left out is said. `--check` exits with 1 where a synthetic row of the table of claims does not hold.
+end in time, set by set; what is left out is said. With `--check` the exit code is 1 where a claim does not hold.
 """
 
 from __future__ import annotations

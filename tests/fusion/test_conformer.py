@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from polymodal.blocks import ConformerBlock
 from polymodal.errors import InputError
 from polymodal.fusion import Conformer, Fusion
 from polymodal.fusion.conformer import real_tokens_first
-from polymodal.blocks import ConformerBlock
 from tests.fusion.fusion_properties import EVERY_COUNT, POOLED, Property, same, take
 from tests.fusion.token_properties import TOKENS, exports_with_free_sizes, with_tokens
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from polymodal.errors import InputError
 from polymodal.blocks import ConformerBlock
+from polymodal.errors import InputError
 from polymodal.fusion.token_sequence import TokenFusion, fitting_heads
 from polymodal.types import Features
 
