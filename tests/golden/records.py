@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.golden import analysis_checks, balancer_checks, fusion_checks, lora_checks, preprocess_checks, wander_checks
+from tests.golden import (
+    analysis_checks,
+    balancer_checks,
+    fusion_checks,
+    lora_checks,
+    peft_checks,
+    preprocess_checks,
+    wander_checks,
+)
 from tests.golden.checks import CHECKS
 
 OWN = Path(__file__).parent / "cases"
@@ -22,6 +30,7 @@ ASSERTING: Mapping[str, Callable[[dict[str, Any], dict[str, Any], float], None]]
     | fusion_checks.CHECKS
     | analysis_checks.CHECKS
     | lora_checks.CHECKS
+    | peft_checks.CHECKS
     | preprocess_checks.CHECKS
     | wander_checks.CHECKS
 )
