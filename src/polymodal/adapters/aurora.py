@@ -148,11 +148,11 @@ class _Share(Update):
         u, cores, v = (one.to(x.dtype) for one in self._factors_of())
         dropout = self.dropout if self.training else 0.0
         if self.wide:
-            narrow = F.dropout(F.linear(x.unflatten(-1, (len(cores), -1)), u), dropout)
+            narrow = F.dropout(F.linear(x.reshape(*x.shape[:-1], len(cores), -1), u), dropout)
             return out + F.linear(torch.einsum("...pa,pab->...b", narrow, cores), v)
         narrow = F.dropout(F.linear(x, u), dropout)
         parts = F.linear(torch.einsum("...a,pab->...pb", narrow, cores), v)
-        return out + parts.unflatten(-1, (self.heads, -1)).transpose(-3, -2).flatten(-3)
+        return out + parts.view(*parts.shape[:-1], self.heads, -1).transpose(-3, -2).flatten(-3)
 
     def added_to(self, weight: Tensor) -> Tensor:
         """The weight with its update, which carries the gradients."""

@@ -188,7 +188,7 @@ class MMBT(Adapter):
         side = isqrt(image.tokens.shape[1])
         if side * side != image.tokens.shape[1]:
             raise InputError(f"MMBT: {image.tokens.shape[1]} cells are no square map; use square images and a CNN")
-        maps = image.tokens.transpose(1, 2).unflatten(2, (side, side))
+        maps = image.tokens.transpose(1, 2).reshape(len(image.tokens), -1, side, side)
         return F.adaptive_avg_pool2d(maps, GRIDS[self.images]).flatten(2).transpose(1, 2)
 
 

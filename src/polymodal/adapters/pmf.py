@@ -100,7 +100,8 @@ class PMF(Adapter):
 
     def _asked(self, index: int, m: str, state: State, run: Run) -> dict[str, Tensor]:
         """What the query prompts of a modality became, as tokens (B, query, D) for each other modality."""
-        prompts, maps = self._of(self.prompts, index, m), self._of(self.maps, index, m)
+        prompts = self._prompts_of(index, m)
+        maps = cast(nn.ModuleDict, cast(nn.ModuleDict, self.maps[index])[m])
         if "query_context" in prompts:
             state = put(state, prompts["query_context"])
         found, _ = take(run(m, put(state, prompts["query"])), self.sizes["query"])
@@ -115,7 +116,7 @@ class PMF(Adapter):
         there: Mapping[str, Tensor | None],
         run: Run,
     ) -> State:
-        prompts, before = self._of(self.prompts, index, m), state.extra
+        prompts, before = self._prompts_of(index, m), state.extra
         if "fusion_context" in prompts:
             state = put(state, prompts["fusion_context"])
         for other in asked:
@@ -124,10 +125,9 @@ class PMF(Adapter):
                 state = put(state, new, None if present is None else present[:, None].expand(new.shape[:2]))
         return take(run(m, state), state.extra - before)[1]
 
-    @staticmethod
-    def _of(parts: nn.ModuleList, index: int, m: str) -> nn.ParameterDict | nn.ModuleDict:
-        return cast(nn.ModuleDict, cast(nn.ModuleDict, parts[index])[m])
+    def _prompts_of(self, index: int, m: str) -> nn.ParameterDict:
+        return cast(nn.ParameterDict, cast(nn.ModuleDict, self.prompts[index])[m])
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Its prompts; a map stands between two modalities."""
-        return [p for index in range(self.last) for p in self._of(self.prompts, index, modality).parameters()]
+        return [p for index in range(self.last) for p in self._prompts_of(index, modality).parameters()]

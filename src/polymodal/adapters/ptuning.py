@@ -169,7 +169,7 @@ class PTuningV2(Injected):
         else:
             last = cast(nn.Linear, self.mlp[2])
             flat = F.linear(self.mlp[:2](self.embedding), last.weight[rows], last.bias[rows])
-        return flat.unflatten(1, (2, -1)).transpose(0, 1)
+        return flat.view(self.tokens, 2, self.width).transpose(0, 1)
 
     def _run_layer(self, index: int, state: State) -> State:
         """The layer with place-holders in front, whose keys and values `_overwrite` replaces."""
