@@ -27,10 +27,12 @@ PACKAGES = {"balancers": "balancer", "fusion": "fusion", "recipes": "recipe"}
 SECTIONS = ("Args", "Returns", "Raises", "Source", "Differs from the authors' code", "Attributes", "Example")
 HEAD = re.compile(rf"^({'|'.join(SECTIONS)}):", re.MULTILINE)
 USE = {
-    "balancer": 'pm.Predictor(label="label", balancer="{name}", epochs=1, show=False)',
-    "fusion": 'pm.Predictor(label="label", fusion="{name}", epochs=1, show=False)',
-    "recipe": 'pm.Predictor(label="label", recipe="{name}", epochs=1, show=False)',
+    "balancer": 'pm.Predictor(label="label", balancer={value}, epochs=1, show=False)',
+    "fusion": 'pm.Predictor(label="label", fusion={value}, epochs=1, show=False)',
+    "recipe": 'pm.Predictor(label="label", recipe={value}, epochs=1, show=False)',
 }
+SETTINGS = {name: '{"name": "NAME", "param_filter": "weights"}'.replace("NAME", name) for name in ("ogm", "ogm_ge")}
+"""What an example on vectors, which have no convolutions, must set beside the name."""
 INSIDE = {("recipe", "umt"): UMT}
 """Balancers that only a recipe can make."""
 FRAME = """\
@@ -109,7 +111,8 @@ def page(kind: str, name: str, method: Any, on_our_data: str) -> str:
     lines.append("## Example")
     if "Example" in told:
         lines.append(f"```pycon\n{imports(told['Example'], module)}{told['Example']}\n```")
-    fit = f"predictor = {USE[kind].format(name=name)}\npredictor.fit(frame)\nassert len(predictor.predict(frame)) == 60"
+    use = USE[kind].format(value=SETTINGS.get(name, f'"{name}"'))
+    fit = f"predictor = {use}\npredictor.fit(frame)\nassert len(predictor.predict(frame)) == 60"
     lines.append(f"On a table, which may as well be a CSV file:\n\n```python\n{FRAME}{fit}\n```")
     return "\n\n".join(lines) + "\n"
 

@@ -122,3 +122,14 @@ def test_bad_groups():
 def test_too_few_samples():
     with pytest.raises(InputError, match="valid part of the split is empty"):
         split(table(x=range(2), y=list("ab")))
+
+
+def test_groups_of_classes_smaller_than_the_share():
+    """Five classes of four samples each, in two groups: fewer than the nine folds of a ninth."""
+    names = [label for label in "abcde" for _ in range(4)]
+    groups = [f"{label}{i // 2 % 2}" for i, label in enumerate(names)]
+    cells = table(x=range(22), y=[*names, "a", "b"], g=[*groups, "t0", "t1"], split=["train"] * 20 + ["test"] * 2)
+    rows, _ = split(cells, group="g")
+    assert 0 < len(rows["valid"]) <= 10
+    held, trained = ({groups[i] for i in rows[part]} for part in ("valid", "train"))
+    assert not held & trained

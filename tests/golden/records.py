@@ -88,12 +88,14 @@ def as_array(value: Any) -> np.ndarray:
 
 
 def moved(expected: Any, by: float) -> Iterator[tuple[str, Any]]:
-    """The expected values with one number moved, for each of its numbers in turn."""
+    """The expected values with one number (or text) changed, for each in turn."""
     if isinstance(expected, dict | list):
         for key, value in expected.items() if isinstance(expected, dict) else enumerate(expected):
             for place, other in moved(value, by):
                 changed = expected.copy()
                 changed[key] = other
                 yield f".{key}{place}", changed
+    elif isinstance(expected, str):
+        yield "", expected + "?"
     else:  # by one place of a float at least, or a large number would not move at all
         yield "", expected + max(abs(by), np.spacing(abs(float(expected)))) * np.sign(by)

@@ -138,7 +138,8 @@ def _pick_groups(table: Table, column: str, rows: Rows, strata: Rows, share: flo
             f"{table.source}: column {column!r} has too few groups to divide; at least three are needed to split at "
             "random, or give a split column"
         )
-    folds = StratifiedGroupKFold(min(count, max(2, round(1 / share))), shuffle=True, random_state=seed)
+    largest = int(np.bincount(strata).max())  # a class must not be smaller than the number of folds in every case
+    folds = StratifiedGroupKFold(max(2, min(count, round(1 / share), largest)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class smaller than the number of folds is no harm here
         parts = [held for _, held in folds.split(np.zeros(len(rows)), strata, groups) if 0 < len(held) < len(rows)]
