@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_bertadam_resumes_and_refuses() -> None:
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "bertadam"])
 def test_optimiser_of_each_name(name: str) -> None:
     p = nn.Parameter(torch.ones(2))
-    optimizer = make_optimizer([{"params": [p], "lr": 0.5}], OptimizerConfig(name=name))
+    optimizer = make_optimizer([{"params": [p], "lr": 0.5}], OptimizerConfig.model_validate({"name": name}))
     assert type(optimizer).__name__.lower() == name
     assert optimizer.param_groups[0]["weight_decay"] == 1e-4
     p.grad = torch.ones(2)
@@ -79,7 +80,7 @@ def test_linear_warms_up_and_falls() -> None:
 
 def test_plateau_halves_after_two_epochs_without_gain() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
-    scheduler = SCHEDULES["plateau"](optimizer, 10)
+    scheduler: Any = SCHEDULES["plateau"](optimizer, 10)
     found = []
     for error in (0.5, 0.4, 0.4, 0.41, 0.3, 0.3, 0.3):
         scheduler.step(error)

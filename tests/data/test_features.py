@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,7 +146,7 @@ class Tokens(nn.Module):
 
 
 class Sequences(ArrayLoader):
-    def raw(self, modality: str, places: np.ndarray) -> Padded:
+    def raw(self, modality: str, places: np.ndarray) -> Any:
         values = self.data.inputs[modality][torch.from_numpy(places)]
         length = int(1 + (places % 5).max())
         mask = torch.arange(length)[None] <= torch.from_numpy(places)[:, None] % 5

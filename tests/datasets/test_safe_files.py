@@ -6,6 +6,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def dump(path, value, protocol=4):
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_arrays_and_builtins_are_read(tmp_path, protocol):
-    value = {
+    value: dict[Any, Any] = {
         "train": {"vision": np.arange(12, dtype=np.float32).reshape(3, 4), "id": np.array([[b"a", b"0"]])},
         b"label": [np.float64(1.5), np.int32(3), 1, 2.0, "x", b"y", None, True, (1, 2), 1j],
         "order": np.asfortranarray(np.arange(6).reshape(2, 3)),
@@ -160,10 +161,10 @@ def test_links_and_devices(tmp_path, kind):
         archive.addfile(info)
     with pytest.raises(InputError, match="is a link or a device"):
         unpack(tmp_path / "a.tar", tmp_path / "out")
-    info = zipfile.ZipInfo("link")
-    info.external_attr = 0o120777 << 16
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
-        zipped.writestr(info, "/etc/passwd")
+        zipped.writestr(link, "/etc/passwd")
     with pytest.raises(InputError, match="is a link or a device"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -50,6 +50,7 @@ def test_linear_evaluation(of: str, tmp_path: Path) -> None:
         assert not any(p.requires_grad for p in encoder.parameters())
         if expected:
             assert difference(encoder.state_dict(), expected[m].encoders[m].state_dict()) == 0
+    assert setup.valid is not None
     batch: Batch = next(iter(setup.valid))
     chosen = str(result.chosen)
     assert result.model({chosen: batch.inputs[chosen]}).logits.shape == (64, 8)

@@ -49,7 +49,10 @@ def load_pickle(path: Path, encoding: str = "latin1") -> Any:
         raise InputError(f"{path}: not a readable pickle of arrays ({reason}); fetch it again") from None
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_Base: Any = pickle._Unpickler
+
+
+class _Unpickler(_Base):  # type: ignore[misc]
     """Python's own loader rather than the one in C, which takes memory for whatever number a damaged pickle names."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -73,7 +76,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(min(size, sys.maxsize))))
 
-    dispatch = pickle._Unpickler.dispatch | {  # type: ignore[attr-defined]
+    dispatch = _Base.dispatch | {
         pickle.BUILD[0]: load_build,
         pickle.BYTEARRAY8[0]: load_bytearray8,
     }
@@ -89,7 +92,7 @@ class _Kind:
         self.dtype = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
-        order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
+        order: Any = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         if any(part is not None for part in state[2:5]) or order not in ("<", ">", "|", "="):
             raise InputError("the pickle holds an array of records, not of numbers or text")
         if order in ("<", ">"):
@@ -108,7 +111,8 @@ class _Array(np.ndarray[Any, Any]):
             raise InputError("the pickle holds a damaged array")
         if len(raw) != count * (1 if dtype.hasobject else dtype.itemsize):
             raise InputError("the pickle holds an array without its contents")
-        super().__setstate__((1, shape, dtype, bool(fortran), raw))  # type: ignore[no-untyped-call]
+        checked: Any = (1, shape, dtype, bool(fortran), raw)
+        super().__setstate__(checked)
 
 
 def _empty_array(kind: Any, shape: Any, code: Any) -> _Array:

@@ -91,7 +91,7 @@ def read(root: str | Path, *, modalities: str = "flow", split: int = 1, valid: f
 
 
 def _classes(path: Path) -> list[str]:
-    found = []
+    found: list[str] = []
     for number, line in read_lines(path):
         cells = line.split()
         if len(cells) != 2 or cells[0] != str(len(found) + 1):
@@ -102,7 +102,7 @@ def _classes(path: Path) -> list[str]:
 
 def _read_list(path: Path, classes: list[str]) -> list[tuple[str, str, str]]:
     """(class, name of the clip, group) of each line `Class/v_Class_g01_c01.avi`, with a class number from 1 or without."""
-    found = []
+    found: list[tuple[str, str, str]] = []
     for number, line in read_lines(path):
         place = f"{path}, line {number}"
         file, *label = line.split()

@@ -148,9 +148,9 @@ def each_part(state: State, parts: int, layer: Callable[[Tensor, Tensor | None],
 
     def apart(x: Tensor) -> Tensor:
         front = x[:, None, :extra].expand(-1, parts, *([-1] * (x.ndim - 1)))
-        return torch.cat([front, x[:, extra:].unflatten(1, (parts, -1))], 2).flatten(0, 1)
+        return torch.cat([front, x[:, extra:].unflatten(1, (parts, -1))], 2).flatten(0, 1)  # type: ignore[no-untyped-call]
 
-    found = layer(apart(state.tokens), None if state.mask is None else apart(state.mask)).unflatten(0, (-1, parts))
+    found = layer(apart(state.tokens), None if state.mask is None else apart(state.mask)).unflatten(0, (-1, parts))  # type: ignore[no-untyped-call]
     return state._replace(tokens=torch.cat([found[:, :, :extra].mean(1), found[:, :, extra:].flatten(1, 2)], 1))
 
 

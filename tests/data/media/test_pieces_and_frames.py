@@ -1,6 +1,7 @@
 """Pieces of files, folders of pictures as clips, and flow."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_flow_is_a_pair_of_folders(tmp_path):
     assert read_frames(path, 2, channels=3)[:, 0, 0].tolist() == [[100, 200, 128], [110, 210, 128]]
     options = {"channels": 2, "frames": 2, "height": 4, "width": 6, "standardize": False}
     batch = make_input(Modality("flow", ("flow",), "video"), **options)
-    value = batch.collate([batch.decode(("flow/{u,v}/clip",), tmp_path), None])
+    value: Any = batch.collate([batch.decode(("flow/{u,v}/clip",), tmp_path), None])
     assert value.shape == (2, 2, 2, 4, 6)
     assert value[0, 0, :, 0, 0].tolist() == pytest.approx([100 / 255, 200 / 255])
 
