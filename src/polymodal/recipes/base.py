@@ -190,12 +190,11 @@ class Setup:
         train, valid = self.loaders(tuple(modalities) or tuple(encoders))
         return cache.loader(train, encoders), None if valid is None else cache.loader(valid, encoders)
 
-    def best(self, models: Mapping[str, MultimodalModel]) -> str:
-        """The name of the model that is best on validation: by the metric, then by the loss; of equal ones the first."""
+    def best(self, found: Mapping[str, Mapping[str, float]]) -> str:
+        """The name whose validation metrics are best: by the run's metric, then by the loss; of equal ones the first."""
         name = self.config.train.metric or self.task.default_metric
         sign = -1 if name in self.task.lower_is_better else 1
-        found = {one: self.evaluate(model).metrics for one, model in models.items()}
-        return max(models, key=lambda one: (sign * found[one][name], -found[one]["loss"]))
+        return max(found, key=lambda one: (sign * found[one][name], -found[one]["loss"]))
 
     def fit(
         self,

@@ -131,8 +131,8 @@ def mmlora(
 
 def _better(setup: Setup, result: Result, ensemble: MultimodalModel, found: dict[str, dict[str, float]]) -> Result:
     """The result, or the ensemble where that is better on validation; told in the log and in RUN/mmlora.json."""
-    kept = setup.best({"mmlora": result.model, "ume": ensemble})
     found["mmlora"] = setup.evaluate(result.model).metrics
+    kept = setup.best({name: found[name] for name in ("mmlora", "ume")})
     logger.info(
         "validation loss %.4f of the ensemble, %.4f after adaptation: %s is kept",
         found["ume"]["loss"], found["mmlora"]["loss"], "the adapted model" if kept == "mmlora" else "the ensemble",

@@ -63,5 +63,5 @@ def unimodal(setup: Setup) -> Result:
 
 def best_alone(setup: Setup, models: dict[str, MultimodalModel], epochs: dict[str, int]) -> Result:
     """The result whose model is the uni-modal one that is best on validation, by the metric and then the loss."""
-    best = setup.best(models)
+    best = setup.best({m: setup.evaluate(model).metrics for m, model in models.items()})
     return Result(models[best], {"name": "mixture"}, epochs, models, chosen=best)
