@@ -234,9 +234,13 @@ def _frozen(encoder: nn.Module) -> Iterator[None]:
 
 
 def _rotated(chunks: list[list[str]]) -> list[list[str]]:
-    """The chunks in another order for each process, so that they meet late."""
-    first = rank() * len(chunks) // world_size() if world_size() > 1 else os.getpid() % max(len(chunks), 1)
-    return chunks[first:] + chunks[:first]
+    """The chunks in another order for each process. Neighbours walk towards each other, so that they meet once and never
+    go on side by side, each making what the other makes."""
+    number, count = (rank(), world_size()) if world_size() > 1 else (os.getpid(), max(len(chunks), 1))
+    back = number % 2
+    first = (number + back) % count * len(chunks) // count
+    turned = chunks[first:] + chunks[:first]
+    return turned[::-1] if back else turned
 
 
 def _padded(parts: Iterable[tuple[Tensor, Tensor | None]]) -> dict[str, Tensor]:
