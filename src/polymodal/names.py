@@ -26,15 +26,39 @@ __all__ = [
     "typed_name",
 ]
 
-KINDS = ("recipes", "balancers", "fusion")
-"""Packages of methods that are chosen by an option of their own."""
+KINDS = {
+    "recipes": "a recipe: --recipe {}",
+    "balancers": "a balancer: --balancer {}",
+    "fusion": "a fusion: --fusion {}",
+    "adapters": "an adapter: --recipe adapter recipe.method={}",
+}
+"""Packages of methods, and how one of them is chosen."""
 
 NOT_METHODS = {
+    "adapters": {
+        "Adapter",
+        "Frozen",
+        "JointHead",
+        "MMBT",
+        "MMBTText",
+        "export_peft",
+        "freeze",
+        "import_peft",
+        "inject_lora",
+        "insert",
+        "load_adapter",
+        "load_lora",
+        "lora_adapters",
+        "save_adapter",
+        "save_lora",
+        "set_active",
+    },
     "balancers": {"Balancer", "UMT"},
     "fusion": {"Fusion"},
     "encoders": {"Encoder", "LayeredEncoder", "State", "linear_heads"},
 }
-"""Entries of a package that are no method to name: bases, helpers, and UMT, which needs the teachers of its recipe."""
+"""Entries of a package that are no method to name: bases, helpers, UMT, which needs the teachers of its recipe, and MMBT,
+which needs a text encoder of its own."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -72,8 +96,8 @@ def typed_name(entry: str) -> str:
     """How a class's name is typed: `MultiLoss` -> "multi_loss", `OGM_GE` -> "ogm_ge".
 
     Example:
-        >>> [typed_name(name) for name in ("MultiLoss", "OGM_GE", "ResNet18", "ImageCNN", "FiLM")]
-        ['multi_loss', 'ogm_ge', 'resnet18', 'image_cnn', 'film']
+        >>> [typed_name(name) for name in ("MultiLoss", "OGM_GE", "ResNet18", "ImageCNN", "MaPLe")]
+        ['multi_loss', 'ogm_ge', 'resnet18', 'image_cnn', 'maple']
     """
     fixed = {
         "FiLM": "film",
@@ -83,6 +107,11 @@ def typed_name(entry: str) -> str:
         "EfficientNet": "efficientnet",
         "ImageBindAudio": "imagebind_audio",
         "Wav2Vec2": "wav2vec2",
+        "LoRA": "lora",
+        "MaPLe": "maple",
+        "PTuning": "ptuning",
+        "PTuningV2": "ptuning_v2",
+        "UniAdapter": "uniadapter",
     }
     if entry in fixed:
         return fixed[entry]
@@ -123,9 +152,9 @@ def resolve(package: str, name: str, *, bases: Collection[str] = (), trust: Coll
         if _key(typed) == _key(name):
             return value
     kind = package.rstrip("s")
-    for other in KINDS:
+    for other, how in KINDS.items():
         if other != package and any(_key(typed) == _key(name) for typed in entries(other)):
-            raise InputError(f"{name!r} is no {kind} but a {other.rstrip('s')}: --{other.rstrip('s')} {name}")
+            raise InputError(f"{name!r} is no {kind} but {how.format(name)}")
     raise InputError(
         f"{kind} {name!r} is unknown{nearest(name.lower(), known)}; there are {', '.join(sorted(known))}, "
         "or a dotted path such as my_module.MyClass"

@@ -3,6 +3,7 @@
 from polymodal.adapters.aurora import Aurora
 from polymodal.adapters.base import Adapter
 from polymodal.adapters.bottleneck import MBT
+from polymodal.adapters.by_name import insert
 from polymodal.adapters.files import load_adapter, save_adapter
 from polymodal.adapters.freezing import Frozen, freeze
 from polymodal.adapters.houlsby import Houlsby
@@ -43,6 +44,7 @@ __all__ = [
     "freeze",
     "import_peft",
     "inject_lora",
+    "insert",
     "load_adapter",
     "load_lora",
     "lora_adapters",

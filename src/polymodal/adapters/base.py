@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -25,9 +25,16 @@ class Adapter(nn.Module):
         last: number of layers run side by side, at most the depth of the shallowest encoder.
     """
 
+    joins: bool = False
+    """Whether `after` gives every modality the same features, those of all together."""
+
     def __init__(self, last: int = 0) -> None:
         super().__init__()
         self.last = last
+
+    def dims_after(self, dims: Mapping[str, int]) -> dict[str, int]:
+        """Widths of the features that `after` yields, from those of the encoders."""
+        return dict(dims)
 
     def start(self, states: dict[str, State]) -> dict[str, State]:
         """States before the first shared layer."""

@@ -130,6 +130,8 @@ class MMBT(Adapter):
         torch.Size([1, 8, 8])
     """
 
+    joins = True
+
     def __init__(
         self,
         text: MMBTText,

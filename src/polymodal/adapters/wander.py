@@ -27,6 +27,7 @@ __all__ = ["JointHead", "Wander", "prefix"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": nn.Identity()}
 RESIDUALS = {"joint": ("concat_prefix", "cls_sum", "projected", "none"), "per_modality": ("own", "none")}
 FUSIONS = ("sequence", "vector")
+LONGER = ("error", "cut")
 POOLS = ("first", "mean")
 
 Masks = Mapping[str, Tensor | None]
@@ -66,6 +67,7 @@ class Wander(Adapter):
         last: layers run side by side.
         at: after which of these layers, 0 to last - 1; all by default.
         form: see `sequence_fusion`.
+        longer: what a sequence of more tokens than its maximum is, an "error"; or it is "cut": the tokens beyond take no part.
 
     Raises:
         InputError: fewer than two modalities, widths that the residual cannot join, options that do not go together; at run
@@ -104,14 +106,17 @@ class Wander(Adapter):
         last: int = 0,
         at: Collection[int] | None = None,
         form: str = "auto",
+        longer: str = "error",
     ) -> None:
         super().__init__(last)
         residual = residual or RESIDUALS.get(output, ("",))[0]
         _check_choices(output=(output, RESIDUALS), residual=(residual, RESIDUALS.get(output, ())))
         _check_choices(activation=(activation, ACTIVATIONS), fusion=(fusion, FUSIONS), pool=(pool, POOLS))
+        _check_choices(longer=(longer, LONGER))
         check_lengths(dims, lengths)
         self.dims, self.lengths = dict(dims), {m: lengths[m] for m in dims}
         self.output, self.residual, self.pool, self.vector = output, residual, pool, fusion == "vector"
+        self.cuts, self.joins = longer == "cut", output == "joint"
         down = max(1, min(dims.values()) // 8) if down is None else down
         check_sizes(down=down)
         ranks = {"rank_t": rank_t, "rank_h": rank_h, "shared_rank": shared_rank, "form": form}
@@ -124,7 +129,7 @@ class Wander(Adapter):
             return SequenceFusion(narrow, lengths, tokens=tokens, width=width, **options)
 
         if output == "joint":
-            width = self._joint_width(width, last, at)
+            self.width = width = self._joint_width(width, last, at)
             self.tokens = 1 if self.vector else 16 if tokens is None else tokens
             targets = [{"joint": fused(self.tokens, width, zero)}]
             self.places = [0]
@@ -158,6 +163,9 @@ class Wander(Adapter):
                 "residual='projected' or 'none'"
             )
         return width
+
+    def dims_after(self, dims: Mapping[str, int]) -> dict[str, int]:
+        return dict.fromkeys(dims, self.width) if self.joins else dict(dims)
 
     @staticmethod
     def _places(last: int, at: Collection[int] | None) -> list[int]:
@@ -199,7 +207,7 @@ class Wander(Adapter):
     def _joint(self, h: dict[str, Tensor], masks: Masks, features: dict[str, Features]) -> Tensor:
         """The one sequence (B, d_t, d_h) of all modalities."""
         present = _present(masks)
-        joint: Tensor = self._fusions(0)["joint"](self.downs[0](h), masks, present)
+        joint: Tensor = self._fusions(0)["joint"](*self._cut(self.downs[0](h), masks), present)
         if self.residual == "none":
             return joint
         if self.residual == "cls_sum":
@@ -212,12 +220,21 @@ class Wander(Adapter):
     def _each(self, place: int, h: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
         """What is added to the tokens of each modality, (B, l_m, D_m)."""
         number = self.places.index(place)
-        narrow, present, fusions = self.downs[number](h), _present(masks), self._fusions(number)
+        present, fusions = _present(masks), self._fusions(number)
+        narrow, shown = self._cut(self.downs[number](h), masks)
         found = {}
         for m, tokens in h.items():
-            fused = fusions[m](narrow, masks, present, tokens.shape[1]).to(tokens.dtype)
-            found[m] = counted(fused.expand(-1, tokens.shape[1], -1), masks[m])
+            length = narrow[m].shape[1]
+            fused = fusions[m](narrow, shown, present, length).to(tokens.dtype).expand(-1, length, -1)
+            found[m] = counted(F.pad(fused, (0, 0, 0, tokens.shape[1] - length)), masks[m])
         return found
+
+    def _cut(self, h: dict[str, Tensor], masks: Masks) -> tuple[dict[str, Tensor], Masks]:
+        """The tokens that take part."""
+        if not self.cuts or self.vector:
+            return h, masks
+        shown = {m: None if mask is None else mask[:, : self.lengths[m]] for m, mask in masks.items()}
+        return {m: tokens[:, : self.lengths[m]] for m, tokens in h.items()}, shown
 
     def _fusions(self, number: int) -> nn.ModuleDict:
         return cast(nn.ModuleDict, self.fusions[number])
