@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "Calibration",
+    "Ranks",
     "acc2",
     "acc7",
     "accuracy",
@@ -17,8 +18,11 @@ __all__ = [
     "f1",
     "mae",
     "mse",
+    "own_columns",
     "pearson",
+    "ranks",
     "reliability",
+    "retrieval",
     "sentiment",
 ]
 
@@ -145,6 +149,76 @@ def sentiment(prediction: ArrayLike, target: ArrayLike) -> dict[str, float]:
         found[f"acc2_{convention}"] = acc2(prediction, target, convention)
         found[f"f1_{convention}"] = f1(x, y, "weighted") if len(y) else float("nan")
     return found
+
+
+class Ranks(NamedTuple):
+    """Ranks from 1 on: of each query's own item among all items (N,), of each item's best own query among all queries (G,)."""
+
+    query: NDArray[np.int64]
+    gallery: NDArray[np.int64]
+
+
+def own_columns(item: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Column (N,) of each query's own item, and the row (G,) where each column's item first appears.
+
+    Example:
+        >>> [one.tolist() for one in own_columns([7, 3, 7, 5])]
+        [[0, 1, 0, 2], [0, 1, 3]]
+    """
+    _, first, inverse = np.unique(np.asarray(item), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place[inverse.reshape(-1)], first[order]
+
+
+def ranks(similarity: ArrayLike, item: ArrayLike | None = None) -> Ranks:
+    """Rank = number of strictly better ones + 1, both ways.
+
+    Args:
+        similarity: (N, G) of N queries and G items.
+        item: (N,) names of the queries' own items, whose columns stand in the order in which they first appear; by default
+            each row has its own column. Of an item with several queries the best of them counts, and no query of its own
+            is ever better.
+
+    Raises:
+        ValueError: not as many columns as items.
+
+    Source: Faghri et al. 2018 for several queries an item. Differs from the authors' code: ties count for the model, where
+    Gabeur et al. 2020 average over them.
+
+    Example:
+        >>> [one.tolist() for one in ranks([[0.9, 0.2], [0.7, 0.3]])]
+        [[1, 2], [1, 1]]
+    """
+    values = np.asarray(similarity)
+    column, first = own_columns(np.arange(len(values)) if item is None else item)
+    if values.shape != (len(column), len(first)):
+        raise ValueError(f"similarity {values.shape} of {len(column)} queries with {len(first)} different items")
+    own = values[np.arange(len(values)), column]
+    best = np.full(len(first), -np.inf)
+    np.maximum.at(best, column, own)
+    return Ranks(1 + (values > own[:, None]).sum(1), 1 + (values > best).sum(0))
+
+
+def retrieval(similarity: ArrayLike, item: ArrayLike | None = None) -> dict[str, float]:
+    """R@1, R@5 and R@10 in percent, median and mean rank, from queries to items ("q2g") and back ("g2q"), and "rsum".
+
+    "rsum" adds up the six recalls. With videos as items and captions as queries, "q2g" is what papers call text to video.
+
+    Args:
+        similarity, item: as for `ranks`.
+
+    Example:
+        >>> found = retrieval([[0.9, 0.2, 0.1], [0.3, 0.3, 0.8], [0.5, 0.6, 0.4]])
+        >>> round(found["r_at_1_q2g"], 1), found["mdr_q2g"], found["mnr_q2g"]
+        (33.3, 2.0, 2.0)
+    """
+    found: dict[str, float] = {}
+    for way, one in zip(("q2g", "g2q"), ranks(similarity, item), strict=True):
+        found |= {f"r_at_{k}_{way}": 100 * float((one <= k).mean()) for k in (1, 5, 10)}
+        found |= {f"mdr_{way}": float(np.median(one)), f"mnr_{way}": float(one.mean())}
+    return found | {"rsum": sum(value for name, value in found.items() if name.startswith("r_at_"))}
 
 
 class Calibration(NamedTuple):

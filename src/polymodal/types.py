@@ -45,7 +45,10 @@ class Features(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Retrieval embeddings of E experts: `query` and `gallery` (B, E, D), mixture `weights` (B, E)."""
+    """Retrieval embeddings of E experts: `query` and `gallery` (B, E, D), mixture `weights` (B, E) of each query.
+
+    An expert that a sample's item lacks has zeros in `gallery`; similarities leave it out (`polymodal.tasks.similarity`).
+    """
 
     query: Tensor
     gallery: Tensor

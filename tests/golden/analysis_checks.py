@@ -50,4 +50,21 @@ def sentiment(inputs: Record, expected: Record, tol: float) -> None:
         close(value, expected[name], tol)
 
 
-CHECKS: dict[str, Check] = {"analysis/agreement_matrix": agreement, "analysis/sentiment_metrics": sentiment}
+def retrieval(inputs: Record, expected: Record, tol: float) -> None:
+    """Ranks are from 0 on in the record; `RK` is the recall at K of any K."""
+    found = metrics.ranks(inputs["sim"]).query
+    named = metrics.retrieval(inputs["sim"])
+    recalls = [key for key in expected if key[0] == "R" and key[1:].isdigit()]
+    every_key(expected, {"ranks0", "MdR", "MnR", *recalls})
+    close(found - 1, expected["ranks0"], tol)
+    close(named["mdr_q2g"], expected["MdR"], tol)
+    close(named["mnr_q2g"], expected["MnR"], tol)
+    for key in recalls:
+        close(named[f"r_at_{key[1:]}_q2g"], expected[key], tol)
+
+
+CHECKS: dict[str, Check] = {
+    "analysis/agreement_matrix": agreement,
+    "analysis/sentiment_metrics": sentiment,
+    "analysis/retrieval": retrieval,
+}
