@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from polymodal.data.missing import without
 from polymodal.errors import InputError
-from polymodal.evaluate import evaluate, predict, unimodal_source
+from polymodal.evaluate import evaluate, evaluate_subsets, predict, unimodal_source
 from polymodal.fusion import MLP as MLPFusion
 from polymodal.fusion import Concat, Sum
 from polymodal.metrics import accuracy
+from polymodal.model import MultimodalModel
 from polymodal.types import Batch
 from tests.builders import TASKS, WIDTH, make_batch, make_model, rows
 from tests.distributed import in_two_processes, share
@@ -123,3 +125,59 @@ def test_processes_share_the_samples_and_all_get_the_whole(size: int) -> None:
     for found in in_two_processes(_evaluated, size):
         np.testing.assert_allclose(found["p"].numpy(), alone.probabilities, atol=1e-15)
         assert float(found["loss"]) == pytest.approx(alone.metrics["loss"])
+
+
+def subset_model() -> MultimodalModel:
+    torch.manual_seed(0)
+    return make_model(3, fusion=MLPFusion({f"m{i}": WIDTH for i in range(3)}, 3, hidden=4), heads=False)
+
+
+def test_every_subset_is_what_a_batch_without_the_others_gives() -> None:
+    model, batch = subset_model(), make_batch(3)
+    batch = batch._replace(present={"m1": torch.arange(8) > 1})
+    found = evaluate_subsets(model, rows(batch, 5, 3), TASK)
+    assert [one.modalities for one in found] == [
+        ("m0",), ("m1",), ("m2",), ("m0", "m1"), ("m0", "m2"), ("m1", "m2"), ("m0", "m1", "m2"),
+    ]  # fmt: skip
+    assert [one.samples for one in found] == [8, 6, 8, 8, 8, 8, 8]
+    for one in found:
+        cut = without(batch, {"m0", "m1", "m2"} - set(one.modalities))
+        expected = predict(model, [cut], TASK)
+        some = slice(2, None) if one.modalities == ("m1",) else slice(None)
+        assert one.metrics == pytest.approx(TASK.metrics(expected.probabilities[some], expected.target[some]))
+    assert len({one.metrics["loss"] for one in found}) == 7
+    assert evaluate(model, [batch], TASK).metrics == pytest.approx(found[-1].metrics)
+
+
+def test_subsets_leave_modes_and_samples_without_any_modality_alone() -> None:
+    model, batch = subset_model(), make_batch(3)
+    model.train()
+    gone = torch.zeros(8, dtype=torch.bool)
+    found = evaluate_subsets(model, [batch._replace(present={"m1": gone})], TASK)
+    assert model.training
+    assert (found[1].samples, found[1].metrics) == (0, {})
+
+
+def test_subsets_that_cannot_be_told() -> None:
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate_subsets(subset_model(), [], TASK)
+    many = make_model(11, fusion=Concat({f"m{i}": WIDTH for i in range(11)}, 3), heads=False)
+    with pytest.raises(InputError, match="11 modalities have 2047 subsets"):
+        evaluate_subsets(many, [make_batch(11)], TASK)
+    batch = with_ids(make_batch(3))
+    batch.inputs["m2"][5] = math.inf
+    with pytest.raises(InputError, match=r"with m2 alone: .* of sample 's5'"):
+        evaluate_subsets(subset_model(), [batch], TASK)
+
+
+def _subsets() -> dict[str, torch.Tensor]:
+    found = evaluate_subsets(subset_model(), [share(make_batch(3))], TASK)
+    return {"+".join(one.modalities): torch.tensor(one.metrics["loss"]) for one in found}
+
+
+def test_processes_tell_the_same_subsets() -> None:
+    alone = {
+        "+".join(one.modalities): one.metrics["loss"] for one in evaluate_subsets(subset_model(), [make_batch(3)], TASK)
+    }
+    for found in in_two_processes(_subsets):
+        assert {name: float(one) for name, one in found.items()} == pytest.approx(alone)

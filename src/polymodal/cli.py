@@ -21,6 +21,12 @@ app = App(
     version_flags=["--version"],
 )
 
+ABOUT = {
+    ("balancers", "joint"): "Joint training: the fused loss alone.",
+    ("adapters", "lora"): "Low-rank updates W x + (alpha / r) B A x of the weights of one encoder.",
+}
+"""What `list` says of classes whose docstring is about something else."""
+
 Many = Annotated[list[str], Parameter(negative=(), consume_multiple=False)]
 
 
@@ -42,6 +48,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int | None = None,
     select: Literal["best", "last"] | None = None,
+    modality_dropout: float | None = None,
     device: str | None = None,
     precision: Literal["bf16", "fp16"] | None = None,
     workers: int | None = None,
@@ -92,6 +99,8 @@ def fit(
         Samples a step and process (32).
     select:
         Keep the weights of the best epoch on validation, or of the last.
+    modality_dropout:
+        Probability with which a training sample loses each modality (0), so that the model predicts with any of them.
     device:
         cpu keeps off accelerators.
     precision:
@@ -136,6 +145,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         select=select,
+        modality_dropout=modality_dropout,
         device=device,
         precision=precision,
         workers=workers,
@@ -188,6 +198,8 @@ def evaluate(
     table: str | None = None,
     *,
     split: str | None = None,
+    drop: Many = [],  # noqa: B006
+    subsets: Annotated[bool, Parameter(negative=())] = False,
     trust: Many = [],  # noqa: B006
 ) -> None:
     """Metrics of a trained run, on its own test split or on another table.
@@ -200,12 +212,22 @@ def evaluate(
         Labelled table; the one that the run was trained on by default.
     split:
         train, valid or test part of the table; a new table is evaluated as a whole by default.
+    drop:
+        Modality to take from every row, once a modality.
+    subsets:
+        A table of the metrics for every subset of the modalities instead.
     trust:
         Module outside polymodal that the run may import.
     """
     from polymodal.predictor import Predictor
 
-    print(json.dumps(Predictor.load(run, trust=trust).evaluate(table, split), indent=2))
+    predictor = Predictor.load(run, trust=trust)
+    if not subsets:
+        print(json.dumps(predictor.evaluate(table, split, drop=drop), indent=2))
+        return
+    if drop:
+        raise InputError(f"--drop {drop[0]}: --subsets tells every subset already; leave one of the two out")
+    _print_subsets(predictor.evaluate_subsets(table, split).to_dict("records"))
 
 
 @app.command
@@ -397,8 +419,8 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 @app.command(name="list")
-def list_(what: Literal["balancers", "fusions", "recipes", "encoders", "datasets"] | None = None) -> None:
-    """Names that the options take, with what each is.
+def list_(what: Literal["balancers", "fusions", "recipes", "adapters", "encoders", "datasets"] | None = None) -> None:
+    """Names that the options take, with what each is; adapters go with --recipe adapter recipe.method=NAME.
 
     Parameters
     ----------
@@ -411,6 +433,7 @@ def list_(what: Literal["balancers", "fusions", "recipes", "encoders", "datasets
         "balancers": ("balancers", ("Balancer",)),
         "fusions": ("fusion", ("Fusion",)),
         "recipes": ("recipes", ()),
+        "adapters": ("adapters", ()),
         "encoders": ("encoders", ("Encoder", "LayeredEncoder", "State", "linear_heads")),
     }
     for title in packages if what is None else [what] if what in packages else []:
@@ -418,7 +441,7 @@ def list_(what: Literal["balancers", "fusions", "recipes", "encoders", "datasets
         if not what:
             print(f"{title}:")
         for name, value in sorted(entries(package, bases=bases).items()):
-            text = "Joint training: the fused loss alone." if name == "joint" else (value.__doc__ or "").strip()
+            text = ABOUT.get((title, name)) or (value.__doc__ or "").strip()
             print(f"{'' if what else '  '}{name:16} {text.splitlines()[0] if text else ''}")
     if what in (None, "datasets"):
         from polymodal.datasets import NAMES, find
@@ -515,6 +538,21 @@ def _print_result(metrics: dict[str, Any], out: Path) -> None:
     console = Console()
     console.print(shown)
     console.print(f"run folder: {out}", highlight=False)
+
+
+def _print_subsets(rows: Sequence[dict[Any, Any]]) -> None:
+    """A table for people on a terminal, JSON elsewhere."""
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # NaN: no sample
+    if not sys.stdout.isatty():
+        print(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*rows[0], title="every subset of modalities")
+    for row in rows:
+        shown.add_row(*["" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()])
+    Console().print(shown)
 
 
 def _handler() -> Any:

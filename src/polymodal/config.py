@@ -107,6 +107,9 @@ class TrainConfig(_Strict):
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="the fastest there is when empty")
     select: Literal["best", "last"] = Field("best", description="epoch whose weights are kept")
     metric: str | None = Field(None, description="what the best epoch is chosen by; the task's own when empty")
+    modality_dropout: float = Field(
+        0.0, ge=0, lt=1, description="probability with which a training sample loses each modality, never all"
+    )
     checkpoint_every: int | None = Field(
         None, ge=1, description="optimiser steps between resume points within an epoch"
     )
@@ -210,6 +213,7 @@ FLAGS = {
     "batch_size": "train.batch_size",
     "select": "train.select",
     "metric": "train.metric",
+    "modality_dropout": "train.modality_dropout",
     "device": "train.device",
     "precision": "train.precision",
     "lr": "optimizer.lr",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,18 +15,18 @@ from torch import Tensor, nn
 from polymodal.distributed import gather_objects, unwrap
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
-from polymodal.tasks import Retrieval, Task
+from polymodal.tasks import Task
 from polymodal.types import Batch, Output, move
 
-__all__ = ["Evaluation", "evaluate", "masked_logits", "predict", "unimodal_source"]
+__all__ = ["Evaluation", "Subset", "evaluate", "evaluate_subsets", "masked_logits", "predict", "unimodal_source"]
 
 Array = NDArray[Any]
+MOST_SUBSETS = 10
+"""Modalities of which every subset is still evaluated: 1023 of them."""
 
 
 class Evaluation(NamedTuple):
     """Predictions over a whole split, every sample once and in order, and their figures of merit.
-
-    For retrieval `probabilities` are the similarities (N, G) of all queries and items of the split.
 
     `probabilities` (N, C) and `unimodal[m]` (N, C) are float64; `metrics` and `unimodal_metrics[m]` are empty without
     targets. A sample that lacks modality m does not count in `unimodal_metrics[m]`; its row of `unimodal[m]` is NaN.
@@ -36,6 +38,14 @@ class Evaluation(NamedTuple):
     unimodal: dict[str, Array]
     metrics: dict[str, float]
     unimodal_metrics: dict[str, dict[str, float]]
+
+
+class Subset(NamedTuple):
+    """Figures of merit of a model that is given only some `modalities`, over the `samples` that have any of them."""
+
+    modalities: tuple[str, ...]
+    samples: int
+    metrics: dict[str, float]
 
 
 def unimodal_source(model: MultimodalModel, *, masking: bool = False) -> str | None:
@@ -82,31 +92,25 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: b
     """
     inner = cast(MultimodalModel, unwrap(model))
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    source = None if isinstance(task, Retrieval) else unimodal_source(inner, masking=masking)
-    modes = {module: module.training for module in inner.modules()}
-    inner.eval()
-    fused: list[tuple[Array, ...]] = []
+    source = unimodal_source(inner, masking=masking)
+    fused: list[Array] = []
     single: dict[str, list[Array]] = {m: [] for m in inner.modalities if source}
     targets: list[Array] = []
     ids: list[str] = []
-    try:
+    with _evaluating(inner):
         for batch in loader:
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
-            fused.append(tuple(one.detach().cpu().numpy() for one in task.over_split(output)))
-            for one in fused[-1]:
-                if not np.isfinite(one).all():
-                    raise InputError(_explain(one.reshape(len(one), -1), output, batch.ids))
+            fused.append(_numpy(task.probabilities(_wide(_logits(output.logits)))))
+            if not np.isfinite(fused[-1]).all():
+                raise InputError(_explain(fused[-1], output, batch.ids))
             targets.append(batch.target.cpu().numpy())
             ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
             for m, logits in _shares(inner, batch, output, source).items():
                 rows = _numpy(task.probabilities(_wide(logits)))
                 there = (batch.present or {}).get(m)
                 single[m].append(rows if there is None else np.where(there.cpu().numpy()[:, None], rows, np.nan))
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    return _gathered(task, ids, fused, targets, single)
+    return _gathered(ids, fused, targets, single)
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: bool = False) -> Evaluation:
@@ -133,6 +137,70 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: 
     return found._replace(metrics=task.metrics(found.probabilities, found.target), unimodal_metrics=single)
 
 
+@torch.no_grad()
+def evaluate_subsets(model: nn.Module, loader: Iterable[Batch], task: Task) -> list[Subset]:
+    """Metrics of one model for every subset of its modalities, smaller ones first: what it does where only these are there.
+
+    Encoders run once a batch, the fusion once a subset (with an adapter the whole model does; see `masked_logits`). A sample
+    that has no modality of a subset does not count in it. Under several processes all get the whole result.
+
+    Raises:
+        InputError: more than 10 modalities, or a prediction that is not finite.
+
+    Example:
+        >>> from polymodal import encoders, fusion, tasks
+        >>> parts = {"a": encoders.MLP(3, dim=4), "v": encoders.MLP(2, dim=4)}
+        >>> model = MultimodalModel(parts, fusion.Concat({"a": 4, "v": 4}, outputs=2))
+        >>> batch = Batch({"a": torch.zeros(4, 3), "v": torch.zeros(4, 2)}, torch.tensor([0, 1, 1, 0]))
+        >>> batch = batch._replace(present={"v": torch.tensor([True, False, True, True])})
+        >>> [(one.modalities, one.samples) for one in evaluate_subsets(model, [batch], tasks.Classification(2))]
+        [(('a',), 4), (('v',), 3), (('a', 'v'), 4)]
+    """
+    inner = cast(MultimodalModel, unwrap(model))
+    names = inner.modalities
+    if len(names) > MOST_SUBSETS:
+        raise InputError(
+            f"{len(names)} modalities have {2 ** len(names) - 1} subsets; evaluate those that matter by dropping modalities"
+        )
+    device = next((p.device for p in inner.parameters()), torch.device("cpu"))
+    subsets = [one for size in range(1, len(names) + 1) for one in combinations(names, size)]
+    found: dict[tuple[str, ...], list[tuple[Array, Array]]] = {one: [] for one in subsets}
+    with _evaluating(inner):
+        for batch in loader:
+            batch = move(batch, device)
+            output = model(batch.inputs, batch.present)
+            everyone = torch.ones(len(batch.target), dtype=torch.bool, device=device)
+            target = batch.target.cpu().numpy()
+            for one in subsets:
+                logits = _logits(output.logits) if one == names else masked_logits(inner, batch, output, one)
+                rows = _numpy(task.probabilities(_wide(logits)))
+                there = torch.stack([(batch.present or {}).get(m, everyone) for m in one]).any(0).cpu().numpy()
+                if not np.isfinite(rows[there]).all():
+                    raise InputError(f"with {' and '.join(one)} alone: {_explain(rows, output, batch.ids)}")
+                found[one].append((rows[there], target[there]))
+    return [_subset(one, found[one], task) for one in subsets]
+
+
+def _subset(modalities: tuple[str, ...], mine: list[tuple[Array, Array]], task: Task) -> Subset:
+    pairs = [pair for share in gather_objects(mine) for pair in share]
+    if not pairs:
+        raise ValueError("the loader gave no batch")
+    rows, target = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return Subset(modalities, len(rows), task.metrics(rows, target) if len(rows) else {})
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every part then has the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def _shares(model: MultimodalModel, batch: Batch, output: Output, source: str | None) -> dict[str, Tensor]:
     if source == "heads":
         return output.unimodal
@@ -150,34 +218,28 @@ def _explain(rows: Array, output: Output, ids: Sequence[str] | None) -> str:
 
 
 def _gathered(
-    task: Task,
     ids: list[str],
-    fused: list[tuple[Array, ...]],
+    fused: list[Array],
     targets: list[Array],
     single: dict[str, list[Array]],
 ) -> Evaluation:
     mine = {
         "ids": ids,
-        "fused": _concatenated(fused) if fused else None,
+        "fused": np.concatenate(fused) if fused else None,
         "target": np.concatenate(targets) if targets else None,
         "single": {m: np.concatenate(rows) for m, rows in single.items() if rows},
     }
     shares = [share for share in gather_objects(mine) if share["fused"] is not None]
     if not shares:
         raise ValueError("the loader gave no batch")
-    target = np.concatenate([share["target"] for share in shares])
     return Evaluation(
         [i for share in shares for i in share["ids"]],
-        task.joined(_concatenated([share["fused"] for share in shares]), target),
-        target,
+        np.concatenate([share["fused"] for share in shares]),
+        np.concatenate([share["target"] for share in shares]),
         {m: np.concatenate([share["single"][m] for share in shares]) for m in shares[0]["single"]},
         {},
         {},
     )
-
-
-def _concatenated(parts: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
-    return tuple(np.concatenate(one) for one in zip(*parts, strict=True))
 
 
 def _logits(logits: Tensor | None) -> Tensor:

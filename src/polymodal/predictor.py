@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from polymodal import names
+from polymodal.adapters import insert
 from polymodal.balancers import Balancer
 from polymodal.config import Config, Part, from_flags, load_config
 from polymodal.data.cache import Cache
 from polymodal.data.inputs import Input, input_from_state
 from polymodal.data.loader import Loader
+from polymodal.data.missing import without
 from polymodal.data.parts import Parts, assemble
 from polymodal.data.samples import Samples
 from polymodal.data.schema import Modality, Schema
@@ -37,7 +39,7 @@ from polymodal.encoders.base import linear_heads, width
 from polymodal.encoders.by_kind import facts
 from polymodal.encoders.presets import choose, expand
 from polymodal.errors import InputError
-from polymodal.evaluate import Evaluation, evaluate, predict, unimodal_source
+from polymodal.evaluate import Evaluation, evaluate, evaluate_subsets, predict, unimodal_source
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.run import RunFolder, load_weights, logger, save_weights, write_atomically
@@ -240,6 +242,12 @@ class Predictor:
                     f"encoder of {m!r}: no such modality{names.nearest(m, parts.schema.modalities)}; "
                     f"there are {', '.join(parts.schema.modalities)}"
                 )
+        probability = self.config.train.modality_dropout
+        if probability and len(parts.schema.modalities) < 2:
+            raise InputError(
+                f"train.modality_dropout={probability}: there is one modality, {next(iter(parts.schema.modalities))!r}, "
+                "which a sample cannot lose; leave it at 0"
+            )
         balancer = self.config.balancer
         make = names.resolve("balancers", balancer.name, bases=("Balancer",), trust=self.trust)
 
@@ -327,7 +335,12 @@ class Predictor:
             self.metrics["best_epochs"] = result.best_epoch
         if result.chosen is not None:
             self.metrics["chosen"] = result.chosen
-        self._fusion, self._leaderboard = result.fusion, setup.leaderboard
+        self._fusion, self._adapter, self._leaderboard = result.fusion, result.adapter, setup.leaderboard
+        if self.config.train.modality_dropout and not setup.dropping:
+            logger.warning(
+                "train.modality_dropout took no part: recipe %r trains no model of several modalities",
+                self.config.recipe.name,
+            )
         if run is None or rank():
             wait()
             return
@@ -410,21 +423,73 @@ class Predictor:
                     found[m].append(one.pooled.double().cpu().numpy())
         return {m: np.concatenate(rows) for m, rows in found.items()}
 
-    def evaluate(self, table: Source | None = None, split: str | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, table: Source | None = None, split: str | None = None, *, drop: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Metrics of the fused model and of each modality on a labelled table.
 
         Args:
             table: the table that the model was trained on by default.
             split: "train", "valid" or "test" of that table; by default all rows of a new table, "test" of its own.
+            drop: modalities that no row is to have. Rows that have no other do not count.
+
+        Raises:
+            InputError: `drop` names a modality that the model does not have, or all that it has.
         """
+        kept = self._left(drop)
+        samples = self._labelled(table, split)
+        loader = self._own(self._loader(samples, self.config.train.batch_size))
+        if not drop:
+            found = evaluate(self._need_model(), loader, self._need_task(), masking=True)
+            return found.metrics | {"unimodal": found.unimodal_metrics, "samples": len(samples)}
+        there = np.asarray(torch.stack([samples.columns[m].present for m in kept]).any(0))
+        if not there.any():
+            raise InputError(f"{samples.table.source}: without {', '.join(drop)} no row has any modality")
+        lacking = (without(batch, drop) for batch in loader)
+        found = evaluate(self._need_model(), lacking, self._need_task(), masking=True)
+        metrics = self._need_task().metrics(found.probabilities[there], found.target[there])
+        single = {m: one for m, one in found.unimodal_metrics.items() if m in kept}
+        return metrics | {"unimodal": single, "samples": int(there.sum()), "dropped": list(drop)}
+
+    def evaluate_subsets(self, table: Source | None = None, split: str | None = None) -> pd.DataFrame:
+        """Metrics for every subset of the modalities, a row each: what the model does where only these are there.
+
+        Columns are `modalities` ("audio+video"), `samples` (those that have any of them) and the metrics; table and split
+        are those of `evaluate`.
+
+        Raises:
+            InputError: the model has one modality, or more than 10.
+        """
+        model = self._need_model()
+        if len(model.modalities) < 2:
+            raise InputError(f"the model has one modality, {model.modalities[0]!r}, and so no subsets to compare")
+        samples = self._labelled(table, split)
+        loader = self._own(self._loader(samples, self.config.train.batch_size))
+        found = evaluate_subsets(model, loader, self._need_task())
+        rows = [{"modalities": "+".join(one.modalities), "samples": one.samples, **one.metrics} for one in found]
+        return pd.DataFrame(rows)
+
+    def _labelled(self, table: Source | None, split: str | None) -> Samples:
+        """The samples that `evaluate` is asked for."""
         if table is None:
             if self.config.table is None:
                 raise InputError("the run was trained on a frame; give the table to evaluate on")
             table, split = self.config.table, split or "test"
-        samples = self._samples(table, labelled=True, split=split)
-        loader = self._loader(samples, self.config.train.batch_size)
-        found = evaluate(self._need_model(), self._own(loader), self._need_task(), masking=True)
-        return found.metrics | {"unimodal": found.unimodal_metrics, "samples": len(samples)}
+        return self._samples(table, labelled=True, split=split)
+
+    def _left(self, drop: Sequence[str]) -> list[str]:
+        """The model's modalities without those."""
+        own = self._need_model().modalities
+        for m in drop:
+            if m not in own:
+                known = m in self._need_schema().modalities
+                why = "the model does not use it" if known else f"no such modality{names.nearest(m, own)}"
+                raise InputError(f"drop {m!r}: {why} (it has {', '.join(own)})")
+        kept = [m for m in own if m not in drop]
+        if not kept:
+            what = f"its only modality, {own[0]}," if len(own) == 1 else f"all of {', '.join(own)}"
+            raise InputError(f"drop: without {what} the model has nothing to predict from; leave one in")
+        return kept
 
     def _predict(self, table: Source) -> Evaluation:
         loader = self._loader(self._samples(table), self.config.train.batch_size)
@@ -511,20 +576,22 @@ class Predictor:
         self._inputs = {m: input_from_state(state, run.path / "inputs" / m) for m, state in data["inputs"].items()}
         self._task = _task_from(described["task"])
         self.metrics = run.read_json("metrics.json")
-        self._fusion = described["fusion"]
+        self._fusion, self._adapter = described["fusion"], described.get("adapter")
         if run.has("leaderboard.csv"):
             self._leaderboard = pd.read_csv(run.path / "leaderboard.csv").to_dict("records")  # type: ignore[assignment]
         self._built = {m: Part.model_validate(one) for m, one in described.get("encoders", {}).items()}
         encoders = {m: self._make_encoder(m, self._built.get(m)) for m in described["modalities"]}
+        adapter = None if self._adapter is None else insert(encoders=encoders, trust=trust, **self._adapter)
+        dims = {m: width(encoder) for m, encoder in encoders.items()}
         settings = dict(described["fusion"])
         make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)
         given = {
-            "dims": {m: width(encoder) for m, encoder in encoders.items()},
+            "dims": dims if adapter is None else adapter.dims_after(dims),
             "outputs": self._task.outputs,
             "kind": self._task.mixture,
         }
         heads = linear_heads(encoders, self._task.outputs) if described["heads"] else None
-        self.model_ = MultimodalModel(encoders, names.build(make, settings, given, "fusion"), heads)
+        self.model_ = MultimodalModel(encoders, names.build(make, settings, given, "fusion"), heads, adapter)
         weights = load_weights(run.path / "model.safetensors")
         try:
             self.model_.load_state_dict(weights)
@@ -538,6 +605,7 @@ class Predictor:
             "modalities": list(model.modalities),
             "encoders": {m: self._rebuilt(m, encoder).model_dump() for m, encoder in model.encoders.items()},
             "fusion": self._fusion,
+            "adapter": self._adapter,
             "heads": bool(model.heads),
             "task": {"kind": self._need_schema().task, "outputs": task.outputs}
             | ({"mean": task.mean, "std": task.std} if isinstance(task, Regression) else {}),

@@ -100,3 +100,40 @@ def test_list(what: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     whole = capsys.readouterr().out
     assert f"{what}:" in whole
     assert name in whole
+
+
+def test_without_a_modality_and_every_subset(
+    media: Path, media_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = answer(capsys, "evaluate", media_run, "--drop", "sound")
+    assert (found["dropped"], found["samples"], set(found["unimodal"])) == (["sound"], 4, {"photo"})
+    rows = answer(capsys, "evaluate", media_run, "--subsets", "--split", "train")
+    assert [(row["modalities"], row["samples"]) for row in rows] == [("photo", 32), ("sound", 32), ("photo+sound", 32)]
+    assert rows[2]["loss"] == pytest.approx(answer(capsys, "evaluate", media_run, "--split", "train")["loss"])
+    assert "no such modality; did you mean 'sound'? (it has photo, sound)" in fails(
+        capsys, "evaluate", media_run, "--drop", "sounds"
+    )
+    assert "leave one in" in fails(capsys, "evaluate", media_run, "--drop", "sound", "--drop", "photo")
+    assert "leave one of the two out" in fails(capsys, "evaluate", media_run, "--drop", "sound", "--subsets")
+
+
+def test_trains_and_predicts_with_empty_cells(media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = media.read_text().splitlines()
+    for i in range(2, 30, 4):
+        cells = lines[i].split(",")
+        cells[1 + i % 8 // 4] = ""  # photo or sound in turn
+        lines[i] = ",".join(cells)
+    table = media.parent / "gaps.csv"
+    table.write_text("\n".join(lines) + "\n")
+    run, out = tmp_path / "run", tmp_path / "p.csv"
+    common = ("--label", "label", *tables.MEDIA, *QUICK)
+    polymodal("fit", table, *common, "--modality-dropout", "0.3", "--out", run)
+    assert "modality_dropout: 0.3" in (run / "config.yaml").read_text()
+    polymodal("predict", run, table, "--out", out)
+    assert csv(out)["prob_ant"].notna().all()
+    rows = answer(capsys, "evaluate", run, "--subsets", "--split", "train")
+    assert [row["samples"] for row in rows][2] == 32
+    assert 24 < rows[0]["samples"] < 32
+    assert "train.modality_dropout" in fails(
+        capsys, "fit", table, *common, "--modality-dropout", "1", "--out", tmp_path / "x"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polymodal.data.cache import Column
 from polymodal.data.features import FeatureColumn
 from polymodal.data.inputs.padding import Value
+from polymodal.data.missing import ModalityDropout
 from polymodal.data.samples import Samples
 from polymodal.errors import InputError
 from polymodal.types import Batch, Features
@@ -88,6 +89,7 @@ class Loader:
         self.rank, self.world, self.workers, self.drop = rank, world, workers, drop
         self.epoch = 0
         self._start = 0
+        self._dropout: ModalityDropout | None = None
         least = world if shuffle else 0
         if len(samples) < least or (drop and shuffle and len(samples) < world * batch_size):
             name = samples.table.source
@@ -101,6 +103,19 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         batches = self.batches()[self._start :]
         self._start = 0
+        loaded = self._load(batches)
+        if self._dropout is None:
+            return loaded
+        there = {m: self.samples.columns[m].present for m in self._dropout.modalities}
+        left = self._dropout.left(there, self.seed, self.epoch)
+
+        def lost(places: Places, batch: Batch) -> Batch:
+            index = torch.from_numpy(places)
+            return batch._replace(present=(batch.present or {}) | {m: one[index] for m, one in left.items()})
+
+        return map(lost, batches, loaded)
+
+    def _load(self, batches: list[Places]) -> Iterator[Batch]:
         if self.samples.freeze() or not self.workers:
             return map(self.samples.batch, batches)
         # An own generator: the default one is drawn from for the workers' seeds, and results would depend on `workers`.
@@ -134,6 +149,15 @@ class Loader:
         loader = copy.copy(self)
         loader.samples = copy.copy(self.samples)
         loader.samples.columns = {**self.samples.columns, **cast(Mapping[str, Column], columns)}
+        return loader
+
+    def losing(self, probability: float, modalities: Sequence[str]) -> Loader:
+        """The same loader whose samples lose each of these modalities with `probability`, never all; see `missing.lose`.
+
+        Who loses what is a function of seed, epoch and place, whatever the batches, workers and processes.
+        """
+        loader = copy.copy(self)
+        loader._dropout = ModalityDropout(probability, tuple(modalities))
         return loader
 
     def skip(self, batches: int) -> None:

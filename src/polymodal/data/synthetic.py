@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypedDict
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from polymodal.data.features import FeatureColumn
 from polymodal.data.loader import batch_bounds, permutation
+from polymodal.data.missing import ModalityDropout
 from polymodal.errors import InputError
 from polymodal.types import Batch
 
@@ -194,6 +195,7 @@ class ArrayLoader:
         self.data, self.batch_size, self.shuffle, self.seed = data, batch_size, shuffle, seed
         self.bounds = batch_bounds(len(data.target), batch_size, 2)
         self.epoch = self._start = 0
+        self._dropout: ModalityDropout | None = None
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -202,9 +204,14 @@ class ArrayLoader:
         count, start = len(self.data.target), self._start
         self._start = 0
         order = torch.from_numpy(permutation(count, self.seed, self.epoch)) if self.shuffle else torch.arange(count)
+        everyone = torch.ones(count, dtype=torch.bool)
+        dropout = self._dropout
+        left = dropout.left(dict.fromkeys(dropout.modalities, everyone), self.seed, self.epoch) if dropout else {}
         for low, high in list(pairwise(self.bounds))[start:]:
             places = order[low:high]
-            yield Batch({m: x[places] for m, x in self.data.inputs.items()}, self.data.target[places])
+            present = {m: one[places] for m, one in left.items()}
+            inputs = {m: x[places] for m, x in self.data.inputs.items()}
+            yield Batch(inputs, self.data.target[places], present or None)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
@@ -229,6 +236,12 @@ class ArrayLoader:
         loader = copy.copy(self)
         inputs: dict[str, Any] = {**self.data.inputs, **columns}
         loader.data = self.data._replace(inputs=inputs)
+        return loader
+
+    def losing(self, probability: float, modalities: Sequence[str]) -> ArrayLoader:
+        """The same loader whose samples lose each of these modalities with `probability`; see `missing.lose`."""
+        loader = copy.copy(self)
+        loader._dropout = ModalityDropout(probability, tuple(modalities))
         return loader
 
     def skip(self, batches: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -64,6 +64,10 @@ class Only:
         """The same loader with features in the place of the inputs of some modalities."""
         return Only(cast(Sized, _storable(self.loader).replaced(columns)), self.modalities)
 
+    def losing(self, probability: float, modalities: Sequence[str]) -> Only:
+        """The same loader whose samples lose some of these modalities at random; see `Loader.losing`."""
+        return Only(_losing(self.loader, probability, modalities), self.modalities)
+
     def _pick(self, batch: Batch) -> Batch:
         inputs = {m: batch.inputs[m] for m in self.modalities}
         present = {m: batch.present[m] for m in self.modalities if m in batch.present} if batch.present else None
@@ -79,6 +83,15 @@ def _storable(loader: Sized) -> Storable:
     return cast(Storable, loader)
 
 
+def _losing(loader: Sized, probability: float, modalities: Sequence[str]) -> Sized:
+    if not hasattr(loader, "losing"):
+        raise InputError(
+            f"train.modality_dropout={probability}: {type(loader).__name__} cannot take modalities from its samples; use "
+            "polymodal's Loader or ArrayLoader"
+        )
+    return cast(Sized, loader.losing(probability, modalities))
+
+
 @dataclass
 class Result:
     """What a recipe ends with.
@@ -89,6 +102,7 @@ class Result:
         best_epoch: of each stage.
         unimodal: separately trained uni-modal models, where the recipe has them.
         chosen: what a recipe that compares candidates decided for.
+        adapter: how the model's adapter is put in again, arguments of `adapters.insert`; None where it has none.
     """
 
     model: MultimodalModel
@@ -96,6 +110,7 @@ class Result:
     best_epoch: dict[str, int]
     unimodal: dict[str, MultimodalModel] = field(default_factory=dict)
     chosen: str | None = None
+    adapter: dict[str, Any] | None = None
 
 
 @dataclass
@@ -116,6 +131,7 @@ class Setup:
         suffix: joins the names of all stages.
         seconds: of each stage, filled in as they end.
         leaderboard: what a recipe that compares candidates tried.
+        dropping: stages whose training samples lost modalities at random (`train.modality_dropout`).
     """
 
     modalities: tuple[str, ...]
@@ -133,6 +149,7 @@ class Setup:
     seconds: dict[str, float] = field(default_factory=dict)
     leaderboard: list[dict[str, Any]] = field(default_factory=list)
     finished: dict[str, tuple[MultimodalModel, History]] = field(default_factory=dict)
+    dropping: set[str] = field(default_factory=set)
 
     def stage_name(self, stage: str) -> str:
         """Name of a stage in this run."""
@@ -177,18 +194,25 @@ class Setup:
             return self.train, self.valid
         return Only(self.train, modalities), None if self.valid is None else Only(self.valid, modalities)
 
-    def cached(self, encoders: Mapping[str, nn.Module], modalities: Sequence[str] = ()) -> tuple[Sized, Sized | None]:
+    def cached(
+        self, encoders: Mapping[str, nn.Module], modalities: Sequence[str] = (), *, tokens: Collection[str] = ()
+    ) -> tuple[Sized, Sized | None]:
         """Loaders of training and validation whose batches hold the features of these frozen encoders, computed once.
 
         Args:
             encoders: by modality.
             modalities: what the batches hold in all; those of `encoders` by default.
+            tokens: modalities whose token features are kept beside the pooled ones.
         """
         data = self.config.data
         folder = data.feature_cache or (None if self.run is None else str(self.run.path / "features"))
-        cache = FeatureCache(folder, draws=data.feature_draws, show=self.show)
         train, valid = self.loaders(tuple(modalities) or tuple(encoders))
-        return cache.loader(train, encoders), None if valid is None else cache.loader(valid, encoders)
+        for keep in (False, True):
+            some = {m: encoder for m, encoder in encoders.items() if (m in tokens) == keep}
+            if some:
+                cache = FeatureCache(folder, tokens=keep, draws=data.feature_draws, show=self.show)
+                train, valid = cache.loader(train, some), None if valid is None else cache.loader(valid, some)
+        return train, valid
 
     def best(self, found: Mapping[str, Mapping[str, float]]) -> str:
         """The name whose validation metrics are best: by the run's metric, then by the loss; of equal ones the first."""
@@ -228,6 +252,9 @@ class Setup:
         train, valid = loaders or self.loaders(model.modalities)
         config = of_stage(self.config, stage)
         settings, optimizer = config.train, config.optimizer
+        if settings.modality_dropout and len(model.modalities) > 1:
+            train = _losing(train, settings.modality_dropout, model.modalities)
+            self.dropping.add(stage)
         balancer = balancer or Balancer()
         groups = model.param_groups(optimizer.lr, balancer.scope or ("encoder", "head", "fusion"))
         history = fit(
