@@ -63,6 +63,8 @@ SGD = {"name": "sgd", "lr": 0.03, "momentum": 0.9, "weight_decay": 1e-4}
 ADAM = {"name": "adam", "lr": 2e-3, "weight_decay": 1e-4}
 MLB = {"name": "mlb", "alpha": 0.5, "beta_max": 10}
 UPDATE = {**MLB, "apply_to": "update"}
+FUSIONS = ("mlp", "lmf", "tfn", "film", "gated", "transformer", "conformer", "mmcosine")
+"""Beside late linear fusion, which is joint training's: which of them see what only the pair of inputs tells?"""
 SYNTHETIC: dict[str, dict[str, dict[str, Any]]] = {
     "d1b_sgd": {
         "joint": {"optimizer": SGD},
@@ -78,8 +80,7 @@ SYNTHETIC: dict[str, dict[str, dict[str, Any]]] = {
     "d2": {
         "joint": {"optimizer": SGD},
         "ume": {"optimizer": SGD, "recipe": "ume"},
-        "mlp": {"optimizer": SGD, "fusion": "mlp"},
-        "lmf": {"optimizer": SGD, "fusion": "lmf"},
+        **{name: {"optimizer": SGD, "fusion": name} for name in FUSIONS},
     },
 }
 """Settings of the synthetic rows, which are fixed by SCIENCE and not chosen."""

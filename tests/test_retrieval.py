@@ -182,12 +182,12 @@ def test_the_gallery_is_the_whole_split():
 
 def test_errors():
     model, batch = make_model(), make_batch()
-    with pytest.raises(InputError, match="a batch of one row: .* use a batch size of 2"):
+    with pytest.raises(InputError, match=r"a batch of one row: .* use a batch size of 2"):
         make_step(model, rows(batch, 1, 7)[0], Retrieval()).fused_loss()
-    with pytest.raises(InputError, match="margin 0.* must be above 0"):
+    with pytest.raises(InputError, match=r"margin 0.* must be above 0"):
         Retrieval(0.0)
     joined = MultimodalModel(dict(model.encoders.items()), Concat(dict.fromkeys(model.modalities, 4), 2)).double()
-    with pytest.raises(InputError, match="no pair of query and gallery embeddings.*'moee' or 'mmt'"):
+    with pytest.raises(InputError, match=r"no pair of query and gallery embeddings.*'moee' or 'mmt'"):
         make_step(joined, batch, Retrieval()).fused_loss()
     with pytest.raises(InputError, match="no pair of query and gallery"):
         evaluate(joined, [batch], Retrieval())

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from polymodal.adapters.base import Adapter
+from polymodal.adapters.injected import Injected
 from polymodal.distributed import gather_objects, unwrap
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
-from polymodal.tasks import Task
+from polymodal.tasks import Retrieval, Task
 from polymodal.types import Batch, Output, move
 
 __all__ = ["Evaluation", "Subset", "evaluate", "evaluate_subsets", "masked_logits", "predict", "unimodal_source"]
@@ -27,6 +29,8 @@ MOST_SUBSETS = 10
 
 class Evaluation(NamedTuple):
     """Predictions over a whole split, every sample once and in order, and their figures of merit.
+
+    For retrieval `probabilities` are the similarities (N, G) of all queries and items of the split.
 
     `probabilities` (N, C) and `unimodal[m]` (N, C) are float64; `metrics` and `unimodal_metrics[m]` are empty without
     targets. A sample that lacks modality m does not count in `unimodal_metrics[m]`; its row of `unimodal[m]` is NaN.
@@ -56,9 +60,14 @@ def unimodal_source(model: MultimodalModel, *, masking: bool = False) -> str | N
     """
     if set(model.heads) == set(model.modalities):
         return "heads"
-    if getattr(model.fusion, "additive", False):
+    if getattr(model.fusion, "additive", False) and not (masking and _mixes(model.adapter)):
         return "parts"
     return "masking" if masking else None
+
+
+def _mixes(adapter: Adapter | None) -> bool:
+    """Whether features of one modality depend on the others; adapters that hang inside of encoders share weights alone."""
+    return adapter is not None and not isinstance(adapter, Injected)
 
 
 def masked_logits(model: MultimodalModel, batch: Batch, output: Output, kept: Collection[str]) -> Tensor:
@@ -92,8 +101,8 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: b
     """
     inner = cast(MultimodalModel, unwrap(model))
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
-    source = unimodal_source(inner, masking=masking)
-    fused: list[Array] = []
+    source = None if isinstance(task, Retrieval) else unimodal_source(inner, masking=masking)
+    fused: list[tuple[Array, ...]] = []
     single: dict[str, list[Array]] = {m: [] for m in inner.modalities if source}
     targets: list[Array] = []
     ids: list[str] = []
@@ -101,16 +110,17 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: b
         for batch in loader:
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
-            fused.append(_numpy(task.probabilities(_wide(_logits(output.logits)))))
-            if not np.isfinite(fused[-1]).all():
-                raise InputError(_explain(fused[-1], output, batch.ids))
+            fused.append(tuple(one.detach().cpu().numpy() for one in task.over_split(output)))
+            for one in fused[-1]:
+                if not np.isfinite(one).all():
+                    raise InputError(_explain(one.reshape(len(one), -1), output, batch.ids))
             targets.append(batch.target.cpu().numpy())
             ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
             for m, logits in _shares(inner, batch, output, source).items():
                 rows = _numpy(task.probabilities(_wide(logits)))
                 there = (batch.present or {}).get(m)
                 single[m].append(rows if there is None else np.where(there.cpu().numpy()[:, None], rows, np.nan))
-    return _gathered(ids, fused, targets, single)
+    return _gathered(task, ids, fused, targets, single)
 
 
 def evaluate(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: bool = False) -> Evaluation:
@@ -218,28 +228,34 @@ def _explain(rows: Array, output: Output, ids: Sequence[str] | None) -> str:
 
 
 def _gathered(
+    task: Task,
     ids: list[str],
-    fused: list[Array],
+    fused: list[tuple[Array, ...]],
     targets: list[Array],
     single: dict[str, list[Array]],
 ) -> Evaluation:
     mine = {
         "ids": ids,
-        "fused": np.concatenate(fused) if fused else None,
+        "fused": _concatenated(fused) if fused else None,
         "target": np.concatenate(targets) if targets else None,
         "single": {m: np.concatenate(rows) for m, rows in single.items() if rows},
     }
     shares = [share for share in gather_objects(mine) if share["fused"] is not None]
     if not shares:
         raise ValueError("the loader gave no batch")
+    target = np.concatenate([share["target"] for share in shares])
     return Evaluation(
         [i for share in shares for i in share["ids"]],
-        np.concatenate([share["fused"] for share in shares]),
-        np.concatenate([share["target"] for share in shares]),
+        task.joined(_concatenated([share["fused"] for share in shares]), target),
+        target,
         {m: np.concatenate([share["single"][m] for share in shares]) for m in shares[0]["single"]},
         {},
         {},
     )
+
+
+def _concatenated(parts: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    return tuple(np.concatenate(one) for one in zip(*parts, strict=True))
 
 
 def _logits(logits: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from polymodal.encoders.base import LayeredEncoder, State, width
 from polymodal.errors import InputError
 from polymodal.fusion import Fusion, Mixture
 from polymodal.fusion.base import Part
+from polymodal.fusion.retrieval import Pairing
 from polymodal.names import check_modalities
 from polymodal.types import Batch, Features, Model, Output, Pair, Step, Task, Totals
 
@@ -65,6 +66,11 @@ class MultimodalModel(nn.Module):
             raise InputError(
                 f"fusion {type(fusion).__name__} averages uni-modal heads; give one for each of {list(encoders)} "
                 "(polymodal.encoders.linear_heads)"
+            )
+        if adapter is not None and isinstance(fusion, Pairing):
+            raise InputError(
+                f"adapter {type(adapter).__name__} across all of {list(encoders)} would show the query {fusion.query!r} to the "
+                "gallery; put one over the experts alone: fusion.insert(adapter)"
             )
         if adapter is not None and adapter.last:
             plain = [m for m, e in encoders.items() if not isinstance(e, LayeredEncoder)]

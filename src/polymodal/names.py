@@ -34,7 +34,11 @@ KINDS = {
 }
 """Packages of methods, and how one of them is chosen."""
 
+RETRIEVAL = "fusion.retrieval"
+"""Fusions that make pairs of embeddings; they are named as other fusions are, and suit the task retrieval alone."""
+
 NOT_METHODS = {
+    RETRIEVAL: {"Pairing"},
     "adapters": {
         "Adapter",
         "Frozen",
@@ -101,6 +105,7 @@ def typed_name(entry: str) -> str:
     """
     fixed = {
         "FiLM": "film",
+        "MoEE": "moee",
         "ResNet": "resnet",
         "ResNet18": "resnet18",
         "ViT": "vit",
@@ -147,7 +152,7 @@ def resolve(package: str, name: str, *, bases: Collection[str] = (), trust: Coll
     """
     if "." in name:
         return _outside(name, trust)
-    known = entries(package, bases=bases)
+    known = entries(package, bases=bases) | (entries(RETRIEVAL) if package == "fusion" else {})
     for typed, value in known.items():
         if _key(typed) == _key(name):
             return value

@@ -339,7 +339,8 @@ class Retrieval(Task):
 
     def sample_losses(self, probabilities: Array, target: Array) -> NDArray[np.float64]:
         """The ranking loss of each query (N,) over the whole split; of an item with several queries the best one stands
-        against the queries of others."""
+        against the queries of others.
+        """
         scores = np.asarray(probabilities, np.float64)
         column, first = metrics.own_columns(target)
         rows = np.arange(len(scores))

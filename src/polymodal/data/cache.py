@@ -95,7 +95,8 @@ class Column:
             one = digest.copy()
             for cell in row:
                 one.update(cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode())
-                for path in places(resolve(cell, self.root)) if self.input.reads_files and cell is not None else ():
+                named = isinstance(cell, str) and (self.input.reads_files or cell.strip().endswith(".npy"))
+                for path in places(resolve(cell, self.root)) if named else ():
                     if path.exists():
                         facts = path.stat()
                         one.update(f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polymodal.data.columns import to_numbers
+from polymodal.data.media.arrays import read_array
 from polymodal.data.media.files import contents
 from polymodal.data.media.image import probe_image
 from polymodal.data.media.sound import probe_sound, read_wave
@@ -107,7 +108,7 @@ def _facts(table: Table, modality: Modality, read: Mapping[tuple[str, str], _Fac
         elif modality.kind in MEDIA:
             found.append(read[modality.kind, str(cell).strip()])
         else:
-            found.append(_text(cell) if modality.kind == "text" else _vector(cell))
+            found.append(_text(cell) if modality.kind == "text" else _vector(cell, table.root))
     if modality.kind == "vector":
         found = _of_one_width(found)
     return Facts(
@@ -131,12 +132,16 @@ def _text(cell: Any) -> _Fact:
     return _Fact(_hash(text.encode()), {"words": float(len(text.split()))})
 
 
-def _vector(cell: Any) -> _Fact:
+def _vector(cell: Any, root: Path) -> _Fact:
     try:
-        if isinstance(cell[0], (list, tuple, np.ndarray)):
+        if isinstance(cell, str) and cell.strip().endswith(".npy"):
+            values = read_array(root / cell.strip())
+        elif isinstance(cell[0], (list, tuple, np.ndarray)):
             values = np.stack([np.asarray(one, np.float32) for one in cell])
         else:
             values = np.asarray(cell, np.float32)
+    except InputError as error:
+        return _Fact(error=str(error))
     except (IndexError, TypeError, ValueError):
         return _Fact(error="not a list of numbers, or lists of different lengths")
     if not np.isfinite(values).all():
@@ -165,6 +170,9 @@ def _file(kind: str, path: Path) -> _Fact:
         if kind == "image":
             picture = probe_image(path)
             measures = _size(picture.height, picture.width, picture.grey)
+        elif kind == "audio" and path.suffix == ".npy":  # a spectrogram that was computed beforehand
+            bins, *columns = read_array(path).shape
+            measures = {"bins": float(bins), "columns": float(columns[0] if columns else 1)}
         elif kind == "audio":
             sound = probe_sound(path)
             measures = {"seconds": len(read_wave(path, sound.rate)) / sound.rate, "rate": float(sound.rate)}

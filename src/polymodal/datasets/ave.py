@@ -18,10 +18,13 @@ from polymodal.datasets.base import (
     one_of,
     read_lines,
 )
+from polymodal.datasets.extract import COMPUTED, frames, sounds
+from polymodal.datasets.plan import Job, Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = ["DATASET", "read"]
 
+AUDIO, FRAMES_FOLDER = "Audio", "Image-01-FPS"
 LISTS = {"train": "trainSet.txt", "valid": "valSet.txt", "test": "testSet.txt"}
 
 
@@ -29,7 +32,8 @@ def read(root: str | Path, *, segment: str = "event", repeats: str = "first") ->
     """Videos with the category of their event, by the owner's three lists.
 
     Columns: id, audio and video (`AVE/<id>.mp4`, with `#t=START,END` the seconds of the event), category, quality, start,
-    end, split. Classes are in the order of their first appearance in the test list, which is the order of MLB's and PMR's
+    end, split. Where files were prepared, sound and frames of a piece are `Spectrograms/` or `Audio/<id>_<start>_<end>` and
+    `Image-01-FPS/<id>_<start>_<end>/`, without the seconds for whole videos. Classes are in the order of their first appearance in the test list, which is the order of MLB's and PMR's
     codes; those that only other lists have come behind.
 
     Args:
@@ -47,6 +51,7 @@ def read(root: str | Path, *, segment: str = "event", repeats: str = "first") ->
     one_of(repeats, ("first", "all"), "repeats of ave")
     found = {part: _read_list(need(root, name, "the owner's list", "ave")) for part, name in LISTS.items()}
     order = [row["category"] for part in ("test", "train", "valid") for row in found[part]]
+    ready = {one: (root / one).is_dir() for one in (COMPUTED, AUDIO, FRAMES_FOLDER)}
     rows, notes = [], []
     for part, lines in found.items():
         seen: set[str] = set()
@@ -57,11 +62,20 @@ def read(root: str | Path, *, segment: str = "event", repeats: str = "first") ->
             clip = f"AVE/{line['id']}.mp4"
             if segment == "event":
                 clip += f"#t={line['start']:g},{line['end']:g}"
-            rows.append({"id": line["id"], "audio": clip, "video": clip, **line, "split": part})
+            piece = _piece(clip)
+            sound = f"{COMPUTED}/{piece}.npy" if ready[COMPUTED] else f"{AUDIO}/{piece}.wav" if ready[AUDIO] else clip
+            video = f"{FRAMES_FOLDER}/{piece}" if ready[FRAMES_FOLDER] else clip
+            rows.append({"id": line["id"], "audio": sound, "video": video, **line, "split": part})
         repeated = len(lines) - sum(row["split"] == part for row in rows)
         if repeated:
             notes.append(f"{LISTS[part]}: {len(lines)} lines, of which {repeated} repeat an id and are left out")
     return make_table(rows, root, "ave", {"category": tuple(dict.fromkeys(order))}, notes)
+
+
+def _piece(clip: str) -> str:
+    """ "AVE/<id>.mp4#t=2,7" as "<id>_2_7"."""
+    name, _, seconds = clip.partition("/")[2].partition("#t=")
+    return "_".join([name.removesuffix(".mp4"), *filter(None, seconds.split(","))])
 
 
 def _read_list(path: Path) -> list[dict[str, Any]]:
@@ -79,6 +93,16 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: the event ends at {end:g} s and starts at {start:g} s")
         rows.append({"category": cells[0], "id": cells[1], "quality": cells[2], "start": start, "end": end})
     return rows
+
+
+def plan(root: Path, table: Table, wanted: Wanted) -> Plan:
+    """One frame a second and the sound of each video, or of its event: both bounds belong to it."""
+    make, place, texts = sounds(wanted.audio, wanted.sound, AUDIO)
+    jobs = []
+    for row, (audio, video) in enumerate(zip(table.cells("audio"), table.cells("video"), strict=True)):
+        jobs.append(Job(make, audio, place.format(_piece(video)), "audio", row))
+        jobs.append(Job(frames, video, f"{FRAMES_FOLDER}/{_piece(video)}", "video", row))
+    return Plan(("*.txt",), jobs, texts=texts)
 
 
 PMR_SPECTROGRAM = {
@@ -127,4 +151,5 @@ Put into one folder ROOT:
 Terms (from general knowledge; read the owner's own): for research; the videos are of AudioSet and belong to those who put
 them on YouTube; cite the paper.
 """,
+    plan=plan,
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from polymodal.data.table import Table, nearest
+from polymodal.datasets.plan import Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = [
@@ -65,12 +66,14 @@ class Dataset:
         presets: by source; the first is meant where none is named.
         help: where the owner distributes it, which files to put where, its terms.
         group: column of what should not cross splits: an actor, a film.
+        plan: `plan(root, table, wanted)`, what `prepare` makes of the owner's files; None where these are read as they are.
     """
 
     read: Callable[..., Table]
     presets: Mapping[str, Preset]
     help: str
     group: str | None = None
+    plan: Callable[[Path, Table, Wanted], Plan] | None = None
 
 
 def need(root: Path, name: str, what: str, dataset: str) -> Path:

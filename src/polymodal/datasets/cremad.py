@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from polymodal.datasets.base import (
     one_of,
     read_lines,
 )
+from polymodal.datasets.extract import COMPUTED, copy, frames, sounds
+from polymodal.datasets.faces import crops, features
+from polymodal.datasets.plan import Job, Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = ["CLASSES", "DATASET", "read"]
@@ -31,15 +35,24 @@ __all__ = ["CLASSES", "DATASET", "read"]
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 CLIP = re.compile(r"(?P<actor>\d{4})_(?P<sentence>[A-Z]{3})_(?P<emotion>[A-Z]{3})_(?P<level>[A-Z]{2})")
 SPLITS = ("ogm", "mlb", "disjoint")
+FRAMES_FOLDER, FACES, FEATURES = "Image-01-FPS", "Faces", "Face_features"
 
 
 def read(
-    root: str | Path, *, split: str = "ogm", valid: float = 0.0, fold: int = 1, folds: str = "folds.pkl", seed: int = 0
+    root: str | Path,
+    *,
+    split: str = "ogm",
+    valid: float = 0.0,
+    fold: int = 1,
+    folds: str = "folds.pkl",
+    seed: int = 0,
+    faces: bool = False,
 ) -> Table:
     """Clips with their acted emotion, which is in the file's name.
 
     Columns: id, audio (`AudioWAV/<clip>.wav`), video (`VideoFlash/<clip>.flv`), emotion, actor, sentence, level, split. The
-    classes are NEU 0, HAP 1, SAD 2, FEA 3, DIS 4, ANG 5, as in `stat.csv` of OGM-GE's code and its followers.
+    classes are NEU 0, HAP 1, SAD 2, FEA 3, DIS 4, ANG 5, as in `stat.csv` of OGM-GE's code and its followers. Prepared
+    folders come before the owner's: `Spectrograms/<clip>.npy` and, as the published code names it, `Image-01-FPS/<clip>/`.
 
     Args:
         root: folder of the owner's copy.
@@ -49,6 +62,7 @@ def read(
         fold: 1 to 5, key of the file of folds; fold f of MLB's command line, from 0, is key f + 1.
         folds: name of that file below `root`.
         seed: of whatever is drawn.
+        faces: add the column faces (`Face_features/<clip>.npy`, T x 1408).
 
     Raises:
         InputError: a list is missing or damaged, or names an unknown emotion, split or fold.
@@ -58,7 +72,8 @@ def read(
     without a word. MLB's folds carry a code of a crowd's consensus behind each clip, which their code reads past, as does this.
     """
     root = Path(root)
-    need(root, "AudioWAV", "the sounds <clip>.wav", "cremad")
+    sound = COMPUTED if (root / COMPUTED).is_dir() else "AudioWAV"
+    need(root, sound, "the sounds <clip>.wav", "cremad")
     one_of(split, SPLITS, "split of cremad")
     notes: list[str] = []
     if split == "ogm":
@@ -66,8 +81,13 @@ def read(
     elif split == "mlb":
         parts = _mlb(need(root, folds, "the file of folds of MLB's authors", "cremad"), fold)
     else:
-        parts = _disjoint(sorted(path.stem for path in (root / "AudioWAV").glob("*.wav")), seed)
-    rows = [_row(clip, part, place) for clip, part, place in parts]
+        parts = _disjoint(
+            sorted(path.stem for path in (root / sound).glob("*.npy" if sound == COMPUTED else "*.wav")), seed
+        )
+    sound += "/{}.npy" if sound == COMPUTED else "/{}.wav"
+    video = FRAMES_FOLDER + "/{}" if (root / FRAMES_FOLDER).is_dir() else "VideoFlash/{}.flv"
+    media = {"audio": sound, "video": video} | ({"faces": FEATURES + "/{}.npy"} if faces else {})
+    rows = [_row(clip, part, place, media) for clip, part, place in parts]
     crossing = _crossing(rows)
     if crossing:
         notes.append(
@@ -139,16 +159,10 @@ def _name(clip: str, place: str) -> re.Match[str]:
     return found
 
 
-def _row(clip: str, part: str, place: str) -> dict[str, Any]:
+def _row(clip: str, part: str, place: str, media: Mapping[str, str]) -> dict[str, Any]:
     name = _name(clip, place)
     one_of(name["emotion"], CLASSES, f"{place}: emotion")
-    return {
-        "id": clip,
-        "audio": f"AudioWAV/{clip}.wav",
-        "video": f"VideoFlash/{clip}.flv",
-        **name.groupdict(),
-        "split": part,
-    }
+    return {"id": clip, **{m: form.format(clip) for m, form in media.items()}, **name.groupdict(), "split": part}
 
 
 def _crossing(rows: list[dict[str, Any]]) -> int:
@@ -156,6 +170,26 @@ def _crossing(rows: list[dict[str, Any]]) -> int:
     for row in rows:
         parts.setdefault(row["actor"], set()).add(row["split"])
     return sum(len(found) > 1 for found in parts.values())
+
+
+def plan(root: Path, table: Table, wanted: Wanted) -> Plan:
+    """One frame a second, sounds as they are or as spectrograms; faces and their features."""
+    make, place, texts = sounds(wanted.audio, wanted.sound, "AudioWAV")
+    jobs: list[Job] = []
+    then: list[Job] = []
+    for row, clip in enumerate(table.cells("id")):
+        video = f"VideoFlash/{clip}.flv"
+        jobs.append(
+            Job(copy if wanted.sound == "wav" else make, f"AudioWAV/{clip}.wav", place.format(clip), "audio", row)
+        )
+        jobs.append(Job(frames, video, f"{FRAMES_FOLDER}/{clip}", "video", row))
+        if wanted.faces:
+            boxes = {frame: box for (name, frame), box in wanted.boxes.items() if name == clip}
+            jobs.append(Job(partial(crops, boxes=boxes), video, f"{FACES}/{clip}", "faces", row))
+        if wanted.faces and wanted.embed is not None:
+            made = partial(features, embed=wanted.embed)
+            then.append(Job(made, f"{FACES}/{clip}", f"{FEATURES}/{clip}.npy", "faces", row))
+    return Plan(("*.csv", "*.pkl", "*.json"), jobs, then, texts)
 
 
 SPECTROGRAM = {
@@ -199,6 +233,23 @@ DATASET = Dataset(
             {"valid": 0.1},
             {"train + valid": 6698, "test": 744, **COUNTS},
         ),
+        "conformer": Preset(
+            "MLB's folds as inputs of its Conformers: the waveform at 16 kHz and EfficientNet-B2's features of faces, at most "
+            "150 of them, which `data prepare --face-weights FILE` makes",
+            {
+                "label": "emotion",
+                "data": {
+                    "modalities": ["audio=audio:audio", "faces=faces:vector"],
+                    "group": "actor",
+                    "inputs": {
+                        "audio": {"representation": "waveform", "sample_rate": 16000},
+                        "faces": {"width": 1408, "length": 150},
+                    },
+                },
+            },
+            {"split": "mlb", "faces": True},
+            {"all": 5820, **COUNTS},
+        ),
     },
     help="""\
 CREMA-D: 7442 clips of 91 actors, six emotions (Cao et al. 2014).
@@ -215,4 +266,5 @@ Terms (from general knowledge; read the owner's own): Open Database License, ind
 License; cite the paper.
 """,
     group="actor",
+    plan=plan,
 )

@@ -20,6 +20,8 @@ from polymodal.datasets.base import (
     one_of,
     read_lines,
 )
+from polymodal.datasets.extract import COMPUTED, frames, sounds
+from polymodal.datasets.plan import Job, Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = ["CLASSES_32", "DATASET", "read"]
@@ -41,7 +43,7 @@ def read(root: str | Path, *, lists: str = "ogm") -> Table:
 
     Columns: id, audio, video, label, split. A clip is looked for by its YouTube id and first second, whether its name has
     the last second as well, and zeros in front, or not: `clips/**/<name>.mp4` (or .mkv, .webm, .avi) for both modalities;
-    `audio/<name>.wav` and the folder of pictures `frames/<name>/` come before it.
+    `audio/<name>.wav` and the folder of pictures `frames/<name>/` come before it, `Spectrograms/<name>.npy` before all.
 
     Args:
         root: folder of the lists and clips.
@@ -66,7 +68,8 @@ def read(root: str | Path, *, lists: str = "ogm") -> Table:
     for row in rows:
         key = _key(row["id"])
         clip = files.get(("clips", key), f"clips/{row['id']}.mp4")
-        row["audio"], row["video"] = files.get(("audio", key), clip), files.get(("frames", key), clip)
+        wave = files.get(("audio", key), clip)
+        row["audio"], row["video"] = files.get((COMPUTED, key), wave), files.get(("frames", key), clip)
     columns = ("id", "audio", "video", "label", "split")
     return make_table([{c: row[c] for c in columns} for row in rows], root, "kinetics_sounds", {"label": classes})
 
@@ -120,12 +123,23 @@ def _key(name: str, place: str = "") -> tuple[str, int]:
 
 def _find(root: Path) -> dict[tuple[str, tuple[str, int]], str]:
     found = {}
-    for folder, suffixes in (("clips", (".mp4", ".mkv", ".webm", ".avi")), ("audio", (".wav",)), ("frames", ("",))):
+    places = {"clips": (".mp4", ".mkv", ".webm", ".avi"), "audio": (".wav",), COMPUTED: (".npy",), "frames": ("",)}
+    for folder, suffixes in places.items():
         for path in sorted((root / folder).rglob("*")):
             match = NAME.fullmatch(path.stem)
             if match and path.suffix in suffixes and (folder != "frames" or path.is_dir()):
                 found[folder, (match["video"], int(match["start"]))] = str(path.relative_to(root))
     return found
+
+
+def plan(root: Path, table: Table, wanted: Wanted) -> Plan:
+    """One frame a second and the sound of each clip, in `frames/` and `audio/`."""
+    make, place, texts = sounds(wanted.audio, wanted.sound, "audio")
+    jobs = []
+    for row, name in enumerate(table.cells("id")):
+        jobs.append(Job(make, table.cells("audio")[row], place.format(name), "audio", row))
+        jobs.append(Job(frames, table.cells("video")[row], f"frames/{name}", "video", row))
+    return Plan(("*.txt", "*.csv"), jobs, texts=texts)
 
 
 MODALITIES = ["audio=audio:audio", "video=video:video"]
@@ -182,4 +196,5 @@ Put into one folder ROOT:
   audio/<name>.wav, frames/<name>/  optional: sound and pictures of clips that you have extracted already
 Terms (from general knowledge; read the owner's own): the lists CC BY 4.0; the videos belong to those who put them on YouTube.
 """,
+    plan=plan,
 )

@@ -20,6 +20,9 @@ from polymodal.datasets.base import (
     one_of,
     read_lines,
 )
+from polymodal.datasets.extract import COMPUTED, frames, sounds
+from polymodal.datasets.flow import flow, pictures
+from polymodal.datasets.plan import Job, Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = ["DATASET", "WITH_SOUND", "read"]
@@ -35,6 +38,10 @@ WITH_SOUND = (
 )  # fmt: skip
 """The 51 classes that UCF101 adds to UCF50; inferred to be those whose clips have sound."""
 
+AUDIO, FRAMES_FOLDER, FLOW_FOLDER = "Audio", "Image-01-FPS", "dis_flow"
+LEFT_OUT, SILENT, SHORT = "left_out.txt", "silent", "short"
+Listed = list[tuple[str, str, str, str]]
+
 CLIP = re.compile(r"v_\w+_(?P<group>g\d+)_(?P<clip>c\d+)")
 
 
@@ -42,7 +49,9 @@ def read(root: str | Path, *, modalities: str = "flow", split: int = 1, valid: f
     """Clips with their class, in the order of `classInd.txt`.
 
     Columns: id, label, group (class and group, such as Archery_g08), split, and with "flow" rgb and flow (folders of pictures
-    `jpegs_256/v_*/` and the pair `tvl1_flow/{u,v}/v_*/`), with "sound" audio and video (`UCF-101/<class>/v_*.avi`).
+    `jpegs_256/v_*/` and the pair `tvl1_flow/{u,v}/v_*/`), with "sound" audio and video (`UCF-101/<class>/v_*.avi`). Prepared
+    folders stand for those that are not there: `dis_flow/v_*/{u,v}`; `Image-01-FPS/v_*/` and `Audio/v_*.wav` or
+    `Spectrograms/v_*.npy`.
 
     The class of a clip is the folder in the lists: the files of the folder HandstandPushups are called v_HandStandPushups_*,
     and copies of the pictures spell them either way, so that folders are found whatever their case.
@@ -67,13 +76,7 @@ def read(root: str | Path, *, modalities: str = "flow", split: int = 1, valid: f
     if not 0 <= valid < 1:
         raise InputError(f"ucf101: valid={valid}: expected a share of the training groups, from 0 up to 1")
     classes = _classes(need(root, "ucfTrainTestlist/classInd.txt", "the owner's list of classes", "ucf101"))
-    listed = [
-        (part, *one)
-        for part in ("train", "test")
-        for one in _read_list(
-            need(root, f"ucfTrainTestlist/{part}list0{split}.txt", "the owner's list of clips", "ucf101"), classes
-        )
-    ]
+    listed = _listed(root, split)
     notes: list[str] = []
     if modalities == "sound":
         classes = [name for name in classes if name in WITH_SOUND]
@@ -88,6 +91,18 @@ def read(root: str | Path, *, modalities: str = "flow", split: int = 1, valid: f
             rows[train[one]]["split"] = "valid"
     _add_files(root, rows, modalities)
     return make_table(rows, root, "ucf101", {"label": classes}, notes)
+
+
+def _listed(root: Path, split: int) -> Listed:
+    """(part, class, clip, group) of each line of both lists of a split."""
+    classes = _classes(root / "ucfTrainTestlist/classInd.txt")
+    return [
+        (part, *one)
+        for part in ("train", "test")
+        for one in _read_list(
+            need(root, f"ucfTrainTestlist/{part}list0{split}.txt", "the owner's list of clips", "ucf101"), classes
+        )
+    ]
 
 
 def _classes(path: Path) -> list[str]:
@@ -121,44 +136,73 @@ def _read_list(path: Path, classes: list[str]) -> list[tuple[str, str, str]]:
     return found
 
 
-Listed = list[tuple[str, str, str, str]]
-
-
 def _usable(root: Path, listed: Listed, notes: list[str]) -> Listed:
     """The clips that have sound and 4 frames at one a second; broken ones stay, so that they are reported with their row."""
-    kept, silent, short = [], 0, 0
-    for one in listed:
-        path = root / "UCF-101" / one[1] / f"{one[2]}.avi"
+    left = _left_out(root, listed)
+    told = [left.get(one[2]) for one in listed]
+    if silent := told.count(SILENT):
+        notes.append(f"left out: {silent} clips without sound")
+    if short := told.count(SHORT):
+        notes.append(f"left out: {short} clips with fewer than 4 frames at one a second")
+    return [one for one in listed if one[2] not in left]
+
+
+def _left_out(root: Path, listed: Listed) -> dict[str, str]:
+    """Clips that are left out, and why; where frames and sound were prepared, what was written down then."""
+    if (root / LEFT_OUT).is_file():
+        lines = (root / LEFT_OUT).read_text(encoding="utf-8").splitlines()
+        return {clip: why for clip, _, why in (line.partition(" ") for line in lines)}
+    left = {}
+    for _, label, clip, _ in listed:
         try:
-            container, stream = open_media(path, "video")
+            container, stream = open_media(root / "UCF-101" / label / f"{clip}.avi", "video")
         except InputError:
-            kept.append(one)
             continue
         with container:
             step = max(1, int(stream.average_rate or 1))
             if not container.streams.audio:
-                silent += 1
+                left[clip] = SILENT
             elif 0 < stream.frames <= 3 * step:
-                short += 1
-            else:
-                kept.append(one)
-    if silent:
-        notes.append(f"left out: {silent} clips without sound")
-    if short:
-        notes.append(f"left out: {short} clips with fewer than 4 frames at one a second")
-    return kept
+                left[clip] = SHORT
+    return left
 
 
 def _add_files(root: Path, rows: list[dict[str, Any]], modalities: str) -> None:
     if modalities == "sound":
+        ready = {one: (root / one).is_dir() for one in (COMPUTED, AUDIO, FRAMES_FOLDER)}
         for row in rows:
-            row["audio"] = row["video"] = f"UCF-101/{row['label']}/{row['id']}.avi"
+            clip = f"UCF-101/{row['label']}/{row['id']}.avi"
+            sound = f"{AUDIO}/{row['id']}.wav" if ready[AUDIO] else clip
+            row["audio"] = f"{COMPUTED}/{row['id']}.npy" if ready[COMPUTED] else sound
+            row["video"] = f"{FRAMES_FOLDER}/{row['id']}" if ready[FRAMES_FOLDER] else clip
         return
     rgb = "jpegs_256/" if (root / "jpegs_256").is_dir() else ""
     pictures, flows = _folders(root / rgb), _folders(root / "tvl1_flow" / "u")
+    prepared = not flows and (root / FLOW_FOLDER).is_dir()
     for row in rows:
         row["rgb"] = rgb + pictures.get(row["id"].lower(), row["id"])
-        row["flow"] = "tvl1_flow/{u,v}/" + flows.get(row["id"].lower(), row["id"])
+        published = "tvl1_flow/{u,v}/" + flows.get(row["id"].lower(), row["id"])
+        row["flow"] = f"{FLOW_FOLDER}/{row['id']}/{{u,v}}" if prepared else published
+
+
+def plan(root: Path, table: Table, wanted: Wanted) -> Plan:
+    """Every picture of a clip and the flow between them; or one frame a second and the sound."""
+    lists = ("ucfTrainTestlist/*.txt",)
+    clips = [f"UCF-101/{label}/{clip}.avi" for label, clip in zip(table.cells("label"), table.cells("id"), strict=True)]
+    jobs = []
+    if "flow" in table.columns:
+        for row, (source, clip) in enumerate(zip(clips, table.cells("id"), strict=True)):
+            jobs.append(Job(pictures, source, f"jpegs_256/{clip}", "rgb", row))
+            jobs.append(Job(flow, source, f"{FLOW_FOLDER}/{clip}", "flow", row))
+        return Plan(lists, jobs)
+    make, place, texts = sounds(wanted.audio, wanted.sound, AUDIO)
+    for row, (source, clip) in enumerate(zip(clips, table.cells("id"), strict=True)):
+        jobs.append(Job(make, source, place.format(clip), "audio", row))
+        jobs.append(Job(frames, source, f"{FRAMES_FOLDER}/{clip}", "video", row))
+    # Any one of the three splits lists all clips.
+    split = next(n for n in (1, 2, 3) if (root / "ucfTrainTestlist" / f"trainlist0{n}.txt").is_file())
+    left = _left_out(root, [one for one in _listed(root, split) if one[1] in WITH_SOUND])
+    return Plan(lists, jobs, texts={LEFT_OUT: "".join(f"{clip} {why}\n" for clip, why in left.items()), **texts})
 
 
 def _folders(root: Path) -> dict[str, str]:
@@ -215,4 +259,5 @@ Put into one folder ROOT:
 Terms (from general knowledge; read the owner's own): for research, no licence is named; the videos are from YouTube.
 """,
     group="group",
+    plan=plan,
 )

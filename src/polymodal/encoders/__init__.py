@@ -4,6 +4,7 @@ from polymodal.encoders.base import Encoder, LayeredEncoder, State, linear_heads
 from polymodal.encoders.cnn import EfficientNet, ResNet, ResNet18
 from polymodal.encoders.conformer import ConformerEncoder
 from polymodal.encoders.imagebind_audio import ImageBindAudio
+from polymodal.encoders.mmt import Expert
 from polymodal.encoders.sequence import SequenceTransformer
 from polymodal.encoders.small import MLP, FrameCNN, ImageCNN, SpectrogramCNN, TextBag
 from polymodal.encoders.speech import SpeechConformer, Wav2Vec2

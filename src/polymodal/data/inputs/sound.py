@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polymodal.data.inputs.base import Input, probe_files, resolve
+from polymodal.data.inputs.computed import computed_options, read_computed
 from polymodal.data.inputs.moments import Moments
 from polymodal.data.inputs.padding import Value, pad_sequences
 from polymodal.data.media.audio import (
@@ -36,7 +37,7 @@ REPRESENTATIONS = ("log_mel", "log_magnitude", "log_power", "waveform", "kaldi_c
 
 @dataclass(eq=False)
 class AudioInput(Input):
-    """Sound, padded or cut to one length for all samples.
+    """Sound, padded or cut to one length for all samples; a .npy file holds one that `data prepare` computed.
 
     `shape` is (1, F, T) for spectrograms and (1, S) for waveforms; a batch is `Padded(values, mask)` with values
     (B, 1, F, T) or (B, 1, S) float32 and mask (B, T) or (B, S). Padding is zero after standardisation. Clips of Kaldi's
@@ -86,6 +87,9 @@ class AudioInput(Input):
         self.require("pad_mode", self.pad_mode in ("constant", "reflect"), "constant or reflect")
 
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
+        for name, value in computed_options(rows, root).items():
+            if getattr(self, name, 0) is None:
+                setattr(self, name, value)
         if self.sample_rate is None or self.max_seconds is None:
             found = probe_files(rows, 256, root, probe_sound)
             if not found:
@@ -112,6 +116,8 @@ class AudioInput(Input):
         if cells[0] is None:
             return None
         path = resolve(cells[0], root)
+        if path.suffix == ".npy":
+            return read_computed(path, self.computation(), self.shape)
         if self.sample_rate is None:
             read_wave(path, 16000)  # says what is wrong with this file, as with all others
         rate, samples = self._format()
@@ -133,6 +139,12 @@ class AudioInput(Input):
             options = {"n_fft": self.n_fft, "hop": self.hop, "n_mels": self.n_mels}
             values = log_mel(wave, rate, **options, scale=self.mel_scale, pad_mode=self.pad_mode)
         return np.ascontiguousarray(values.numpy())
+
+    def computation(self) -> dict[str, Any]:
+        """The options, once settled, that what `decode` gives depends on."""
+        names = (*["representation", "sample_rate", "max_seconds", "tile", "clamp", "n_fft", "hop", "n_mels", "mel_scale", "pad_mode"],)
+        clips = ("clips", "clip_seconds", "clip_frames") if self._clipped else ()
+        return {name: getattr(self, name) for name in (*names, *clips)}
 
     def _format(self) -> tuple[int, int]:
         """Sampling rate and number of samples of the longest sound."""

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polymodal.data.inputs.base import Input
+from polymodal.data.inputs.base import Input, resolve
 from polymodal.data.inputs.moments import Moments
 from polymodal.data.inputs.padding import Value, pad_sequences
+from polymodal.data.media.arrays import read_array
 from polymodal.errors import InputError
 from polymodal.types import Padded
 
@@ -24,7 +25,7 @@ __all__ = ["VectorInput"]
 
 @dataclass(eq=False)
 class VectorInput(Input):
-    """Vectors, or sequences of vectors, from lists. Features are scaled by the training part's `mean` and `std`.
+    """Vectors, or sequences of vectors, from lists or .npy files. Features are scaled by the training part's `mean` and `std`.
 
     `shape` is (D,) and a batch (B, D) float32; for sequences `shape` is (L, D) and a batch
     `Padded(values (B, l, D), mask (B, l))` with l the longest of the batch. Sequences longer than L are cut.
@@ -48,10 +49,12 @@ class VectorInput(Input):
         self.require("length", self.length is None or self.length >= 0, "0 or a positive whole number")
 
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
+        if self.width is not None and self.length is not None:
+            return
         shapes = []
         for cell in (row[0] for row in rows if row[0] is not None):
             try:
-                shapes.append(_array(cell).shape)
+                shapes.append(_array(cell, root).shape)
             except InputError:
                 continue
         shapes = [shape for shape in shapes if len(shape) in (1, 2)]
@@ -67,7 +70,7 @@ class VectorInput(Input):
         if cells[0] is None:
             return None
         column = self.modality.columns[0]
-        values = _array(cells[0])
+        values = _array(cells[0], root)
         wanted = f"{self.width} numbers" if not self.length else f"lists of {self.width} numbers"
         if values.ndim != (2 if self.length else 1) or values.shape[-1] != self.width:
             raise InputError(f"column {column!r}: a list of shape {values.shape}, expected {wanted}")
@@ -107,8 +110,10 @@ class VectorInput(Input):
         return (self.length, self.width or 0) if self.length else (self.width or 0,)
 
 
-def _array(cell: Any) -> NDArray[np.float32]:
-    """A list, or a list of lists of one length, as float32 (Parquet gives arrays of arrays)."""
+def _array(cell: Any, root: Path) -> NDArray[np.float32]:
+    """A list, a list of lists of one length (Parquet gives arrays of arrays), or the .npy file that a text names."""
+    if isinstance(cell, str) and cell.strip().endswith(".npy"):
+        return read_array(resolve(cell, root))
     try:
         if len(cell) and isinstance(cell[0], (list, tuple, np.ndarray)):
             return np.stack([np.asarray(one, dtype=np.float32) for one in cell])

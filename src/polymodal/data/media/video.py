@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from polymodal.data.media.files import Piece, piece_of
 from polymodal.data.media.frames import find_frames, read_pictures
 from polymodal.errors import InputError
 
-__all__ = ["VideoInfo", "probe_video", "read_frames", "sample_frames"]
+__all__ = ["VideoInfo", "each_frame", "probe_video", "read_frames", "sample_frames"]
 
 
 class VideoInfo(NamedTuple):
@@ -85,6 +86,29 @@ def _inside(piece: Piece, total: int, rate: float) -> range:
     return found
 
 
+def each_frame(path: Path, *, per_second: bool = False) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """(index, (H, W, 3) uint8) of each frame of a video file, or of a piece of one, in order and in its own size.
+
+    Args:
+        path: the file or piece.
+        per_second: only frames whose index is a multiple of int(frames a second), as published loaders keep one a second.
+
+    Raises:
+        InputError: as `read_frames`; a truncated file before its first frame is given.
+    """
+    piece = piece_of(path)
+    total, rate = _count(piece.path)
+    if per_second and not rate:
+        raise InputError(
+            f"{piece.path}: the file does not say its frames a second, so that one a second cannot be kept"
+        )
+    step = max(1, int(rate)) if per_second else 1
+    inside = _inside(piece, total, rate)
+    for index, pixels in _decoded(piece.path, range(-(-inside.start // step) * step, inside.stop, step), None, 3):
+        if pixels is not None:
+            yield index, pixels
+
+
 def probe_video(path: Path) -> VideoInfo:
     """Length, size and colour of a clip, the last from its first, middle and last frame."""
     folder = find_frames(path)
@@ -129,22 +153,31 @@ def _count(path: Path) -> tuple[int, float]:
 
 
 def _decode(path: Path, wanted: set[int], size: tuple[int, int] | None, channels: int) -> _Pictures:
-    import av
-
     kept: dict[int, NDArray[np.uint8]] = {}
     total = 0
+    for index, pixels in _decoded(path, wanted, size, channels):
+        if pixels is not None:
+            kept[index] = pixels
+        total = index + 1
+    return _Pictures(kept, total)
+
+
+def _decoded(
+    path: Path, wanted: Container[int], size: tuple[int, int] | None, channels: int
+) -> Iterator[tuple[int, NDArray[np.uint8] | None]]:
+    """Index of each frame of a file, with its pixels where they are wanted."""
+    import av
+
+    index = -1
     container, stream = open_media(path, "video")
     with container:
         try:
-            for frame in container.decode(stream):
-                if total in wanted:
-                    kept[total] = _to_array(frame, size, channels)
-                total += 1
+            for index, frame in enumerate(container.decode(stream)):
+                yield index, _to_array(frame, size, channels) if index in wanted else None
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{path}: the video is damaged or truncated ({reason(error)})") from None
-    if not total:
+    if index < 0:
         raise InputError(f"{path}: no frame can be decoded")
-    return _Pictures(kept, total)
 
 
 def _to_array(frame: Any, size: tuple[int, int] | None, channels: int) -> NDArray[np.uint8]:
