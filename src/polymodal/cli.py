@@ -427,7 +427,7 @@ def list_(what: Literal["balancers", "fusions", "recipes", "adapters", "encoders
     what:
         One of the lists; all by default.
     """
-    from polymodal.names import entries
+    from polymodal.names import RETRIEVAL, entries
 
     packages = {
         "balancers": ("balancers", ("Balancer",)),
@@ -440,7 +440,8 @@ def list_(what: Literal["balancers", "fusions", "recipes", "adapters", "encoders
         package, bases = packages[title]
         if not what:
             print(f"{title}:")
-        for name, value in sorted(entries(package, bases=bases).items()):
+        found = entries(package, bases=bases) | (entries(RETRIEVAL) if package == "fusion" else {})
+        for name, value in sorted(found.items()):
             text = ABOUT.get((title, name)) or (value.__doc__ or "").strip()
             print(f"{'' if what else '  '}{name:16} {text.splitlines()[0] if text else ''}")
     if what in (None, "datasets"):

@@ -18,6 +18,7 @@ __all__ = [
     "Deberta",
     "EfficientNet",
     "Encoder",
+    "Expert",
     "FrameCNN",
     "ImageBindAudio",
     "ImageCNN",
