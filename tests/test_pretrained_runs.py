@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,7 +103,8 @@ def test_training_starts_from_the_files_weights(tmp_path: Path) -> None:
     )  # fmt: skip
     predictor.fit(table(tmp_path))
     assert predictor.model_ is not None
-    found = predictor.model_.encoders["words"].net.state_dict()
+    encoder: Any = predictor.model_.encoders["words"]
+    found = encoder.net.state_dict()
     before = torch.load(text / "pytorch_model.bin", weights_only=True)
     for name, one in found.items():
         torch.testing.assert_close(one, before[name], atol=1e-8, rtol=0)

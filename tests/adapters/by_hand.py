@@ -20,7 +20,7 @@ def same(branch: Tensor, stream: Tensor) -> Tensor:
 
 def layer_by_hand(
     family: str, layer: Any, x: Tensor, mask: Tensor, attention: Change = same, ffn: Change = same
-) -> Tensor:
+) -> Any:
     """Tokens (B, L, D) through one layer, `mask` (B, L) real."""
     if family == "bert":
         heard = layer.attention.self(x, additive_mask(mask, x.dtype))[0]
@@ -36,10 +36,10 @@ def layer_by_hand(
         return x + ffn(layer.mlp(layer.norm_2(x)), x)
     assert family in ("transformer", "post_norm")
 
-    def mixed(y: Tensor) -> Tensor:
+    def mixed(y: Tensor) -> Any:
         return layer.self_attn(y, y, y, key_padding_mask=~mask)[0]
 
-    def forward(y: Tensor) -> Tensor:
+    def forward(y: Tensor) -> Any:
         return layer.linear2(F.relu(layer.linear1(y)))
 
     if family == "transformer":

@@ -18,11 +18,12 @@ from polymodal.encoders import (
     ViT,
     Wav2Vec2,
 )
-from polymodal.types import Padded
+from polymodal.types import Features, Padded
 
 
 class Host(NamedTuple):
-    encoder: LayeredEncoder
+    encoder: Any
+    """A `LayeredEncoder`, whose inner parts differ by family."""
     x: Any
     longer: Any
     """The same samples with more padding; None where a family has none."""
@@ -118,6 +119,11 @@ def host(family: str, width: int = 8, depth: int = 2, seed: int = 0) -> Host:
             p.add_(0.2 * torch.randn_like(p))
     x = draw()
     return Host(encoder, x, longer(x) if isinstance(x, Padded) else None)
+
+
+def tokens_of(features: Features) -> torch.Tensor:
+    assert features.tokens is not None
+    return features.tokens
 
 
 def stir(adapter: torch.nn.Module, size: float = 0.3) -> None:

@@ -26,7 +26,7 @@ class LastHidden(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Any:
         return self.model(input_ids=ids).last_hidden_state
 
 
@@ -36,11 +36,11 @@ class SelfAttention(nn.Module):
         self.attn = nn.MultiheadAttention(8, 2, **settings)
         self.head = nn.Linear(8, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.head(self.attn(x, x, x)[0])
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
     "max_position_embeddings": 16,
 }  # fmt: skip
@@ -70,10 +70,11 @@ def deberta() -> Family:
 def resnet() -> Family:
     from timm.models.resnet import BasicBlock, ResNet
 
-    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3, channels=(4, 4, 8, 8), stem_width=4)
+    block: Any = BasicBlock  # timm's annotation asks for an instance
+    model = ResNet(block, (1, 1, 1, 1), num_classes=3, channels=(4, 4, 8, 8), stem_width=4)
     convolutions = sum(isinstance(m, nn.Conv2d) for m in model.modules())
     for part in model.modules():  # statistics that BatchNorm could lose; timm starts branches at zero, which hides them
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
             part.running_mean.normal_(std=0.1)
             nn.init.uniform_(part.weight, 0.5, 1.5)
             nn.init.uniform_(part.bias, 0, 0.5)

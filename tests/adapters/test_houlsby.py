@@ -1,6 +1,7 @@
 """Houlsby's adapters against layers written out, in and outside of torch's fused paths."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -108,14 +109,15 @@ def test_a_copy_has_an_adapter_of_its_own():
 
 def test_bad_input():
     encoder = host("transformer").encoder
-    for options, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"down": 0}, "down=0; the width of a bottleneck is at least 1"),
         ({"activation": "gelo"}, "did you mean 'gelu'"),
-    ]:
+    ]
+    for options, message in wrong:
         with pytest.raises(InputError, match=message):
             Houlsby(encoder, **options)
     with pytest.raises(InputError, match="Houlsby in MLP: it has no layers"):
-        Houlsby(MLP(3, dim=4))
+        Houlsby(MLP(3, dim=4))  # type: ignore[arg-type]
     Houlsby(encoder)
     with pytest.raises(InputError, match="carries Houlsby already; remove that first"):
         Houlsby(encoder)

@@ -1,6 +1,7 @@
 """What LoRA refuses: one clear error each, and the module as it was."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def normed():
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)))
 
 
-CASES = {
+CASES: dict[str, tuple[nn.Module, dict[str, Any], str]] = {
     "rank above the layer": (nn.Sequential(nn.Linear(8, 3)), {"rank": 4, "targets": "0"}, "LoRA on 0: rank 4 is above 3"),
     "rank above each of q, k, v": (SelfAttention(), {"rank": 9}, "LoRA on attn: rank 9 is above 8"),
     "rank above a kernel": (conv(), {"rank": 7, "targets": "1"}, "LoRA on 1: rank 7 is above 6"),

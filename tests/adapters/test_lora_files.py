@@ -18,12 +18,12 @@ from tests.adapters.test_lora import layout, same, values
 @pytest.fixture
 def saved(tmp_path):
     """A trained adapter of a small net in a file, with the plain net."""
-    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Linear(4, 3))
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), beside := nn.Linear(4, 3))
     plain = copy.deepcopy(net)
     lora = inject_lora(net, rank=2, alpha=3, dropout=0.1, targets=["0", "2"], modules_to_save="3", name="mine")
     fill(lora)
     with torch.no_grad():
-        net[3].weight.add_(1)
+        beside.weight.add_(1)
     save_lora(lora, tmp_path / "adapter.safetensors")
     return tmp_path / "adapter.safetensors", net.eval(), plain.eval()
 

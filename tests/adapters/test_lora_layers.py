@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_fused_weights_get_one_update_for_each_of_q_k_and_v(name, layer):
     lora = inject_lora(model, rank=2, alpha=3, targets=layer)
     fill(lora)
     assert lora.layers[layer].update.A.shape[0] == 6
-    host = plain.get_submodule(layer)
+    host: Any = plain.get_submodule(layer)
     weight = host.weight if name == "vit" else host.in_proj_weight
     d = weight.shape[1]
     with torch.no_grad():
@@ -68,7 +69,8 @@ def test_deberta_rows_come_head_by_head():
     heads = 2
     pieces = torch.arange(24).chunk(heads * 3)
     rows = [torch.cat([pieces[head * 3 + part] for head in range(heads)]) for part in range(3)]
-    weight = plain.get_submodule(layer).weight
+    host: Any = plain.get_submodule(layer)
+    weight = host.weight
     with torch.no_grad():
         weight.copy_(by_hand(weight, lora, layer, rows))
     assert gap(model(*inputs), plain(*inputs)) <= 1e-12
@@ -91,9 +93,14 @@ def test_attention_in_and_outside_of_the_fast_path(fast, targets):
 
 
 def test_the_fast_path_is_taken(monkeypatch):
-    calls = []
+    calls: list[int] = []
     native = torch._native_multi_head_attention
-    monkeypatch.setattr(torch, "_native_multi_head_attention", lambda *args: calls.append(1) or native(*args))
+
+    def counted(*args: Any) -> Any:
+        calls.append(1)
+        return native(*args)
+
+    monkeypatch.setattr(torch, "_native_multi_head_attention", counted)
     model = SelfAttention(batch_first=True).double().eval()
     x = torch.randn(2, 5, 8).double()
     before = model(x)
@@ -146,7 +153,7 @@ def test_a_grouped_update_is_one_of_rank_r_over_groups_in_each():
 
 
 def test_convolutions_that_pad_by_the_size_of_their_input():
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     layer = Conv2dSame(3, 4, 3, stride=2).double()
     x = torch.randn(1, 3, 8, 8).double()
@@ -307,8 +314,8 @@ def test_where_peft_computes_something_else(tmp_path):
     theirs.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"LoRA on attn.* cannot be read .* one A for all three"):
         import_peft(attention, tmp_path)
-    merged = theirs.merge_and_unload().attn
-    shared = copy.deepcopy(attention)
+    merged: Any = theirs.merge_and_unload().attn
+    shared: Any = copy.deepcopy(attention)
     lora = inject_lora(shared, rank=2, targets=["attn", "out_proj"], fused="shared")
     names = {"attn": "attn", "attn.out_proj": "attn.base_layer.out_proj"}
     lora.load_adapter_state(
@@ -335,7 +342,7 @@ def test_where_peft_computes_something_else(tmp_path):
     assert gap(theirs(*layers.inputs), before) <= 1e-12  # torch's fused call reads the raw weight: no adapter acts
 
     dilated = nn.Sequential(nn.Conv2d(2, 3, 3, dilation=2, padding=2)).double()
-    twin = get_peft_model(copy.deepcopy(dilated), LoraConfig(r=1, target_modules=["0"]))
+    twin: Any = get_peft_model(copy.deepcopy(dilated), LoraConfig(r=1, target_modules=["0"]))
     assert twin.base_model.model[0].lora_A["default"].dilation == (1, 1)
     with pytest.raises(InputError, match="drops its dilation"):
         export_peft(inject_lora(dilated, targets="*"), tmp_path)

@@ -1,5 +1,7 @@
 """PMF against its two stages written out, with the prompts behind the tokens as in the paper."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -125,4 +127,5 @@ def test_prompts_begin_small():
     pmf = PMF({"a": 400, "b": 400}, last=1)
     drawn = torch.cat([p.flatten() for p in pmf.prompts.parameters()])
     assert abs(drawn.std() - 0.02) < 1e-3
-    assert isinstance(pmf.maps[0]["a"]["b"][1], nn.ReLU)
+    maps: Any = pmf.maps
+    assert isinstance(maps[0]["a"]["b"][1], nn.ReLU)

@@ -1,5 +1,7 @@
 """P-tuning against transformers and peft, and prefixes against real tokens in front of a layer."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -34,6 +36,7 @@ def test_virtual_tokens_are_those_of_peft():
 def test_texts_begin_behind_the_virtual_tokens(family):
     """As in the model of transformers given vectors: positions, masks and all."""
     x = host("bert").x
+    encoder: Any
     if family == "deberta_positions":
         encoder = text(Deberta, model_type="deberta")(8, 2).double().eval()
     elif family == "roberta":
@@ -116,13 +119,14 @@ def test_a_prefix_acts_like_tokens_with_its_keys_and_values(family, gradients):
 def test_prefixes_of_the_middle_layer():
     encoder, x, _ = host("bert")
     adapter = PTuningV2(encoder, tokens=3, hidden=5)
+    assert adapter.mlp is not None
     first, _, last = adapter.mlp
     all_of_them = last(torch.tanh(first(adapter.embedding))).view(3, 2, 2, 8)
     for index in (0, 1):
         same(adapter.prefix(index), all_of_them[:, index].transpose(0, 1))
     assert adapter.counts().trainable == 3 * 8 + 8 * 5 + 5 + 5 * 32 + 32
     encoder(x).pooled.square().sum().backward()
-    assert all(p.grad.any() for p in adapter.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
 
 
 def test_texts_and_prompts_share_the_positions():

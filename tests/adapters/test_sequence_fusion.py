@@ -1,6 +1,7 @@
 """Every form against the dense equation of the paper, and against sums written out here."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def written_out(h, w_t, w_h, pairs=None, kept=None):
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
-    return ((found - wanted).norm() / wanted.norm()).item()
+    return float(((found - wanted).norm() / wanted.norm()).detach())
 
 
 @pytest.mark.parametrize("form", [*FORMS, "auto"])
@@ -156,7 +157,12 @@ def test_one_tensor_in_two_places_gets_both_gradients(form):
 def test_what_is_kept_for_backward_does_not_hold_products_of_ranks(form):
     case = Case(3, ranks=(8, 8))
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         case.fuse(form=form)
     inputs = sum(x.numel() for x in case.all)
     ys = 8 * 3 * 2 * sum(x.shape[2] for x in case.h)
@@ -192,7 +198,7 @@ def test_vector_fusion(rank_sum):
     case = Case(3)
     vectors = [x[:, 0] for x in case.h]
     terms = [torch.stack([vectors[m] @ case.w_h[m][s].T for m in range(3)]) for s in range(3)]
-    wanted = sum(term.prod(0) for term in terms) if rank_sum == "outside" else sum(terms).prod(0)
+    wanted = sum(term.prod(0) for term in terms) if rank_sum == "outside" else torch.stack(terms).sum(0).prod(0)
     torch.testing.assert_close(vector_fusion(vectors, case.w_h, rank_sum=rank_sum), wanted)
 
 
@@ -280,14 +286,15 @@ def test_bad_input():
         sequence_fusion(case.h, [w[..., :2] for w in case.w_t], case.w_h)
     with pytest.raises(InputError, match=r"'a': 9 tokens.*at most 4.*lengths"):
         small_fusion()(sequences() | {"a": torch.zeros(3, 9, 3, dtype=torch.float64)})
-    for options, text in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"rank_sum": "both"}, "rank_sum='both'"),
         ({"form": "fast"}, "form='fast'"),
         ({"form": "core", "shared_rank": True}, "'core'.*shared_rank"),
         ({"rank_t": 4, "shared_rank": True}, "make them equal"),
         ({"rank_h": 0}, "rank_h=0"),
         ({"zero": "x"}, "zero='x'"),
-    ]:
+    ]
+    for options, text in wrong:
         with pytest.raises(InputError, match=text):
             small_fusion(**options)
     with pytest.raises(InputError, match="at least two"):

@@ -1,7 +1,10 @@
 """UniAdapter against layers written out, and what its modalities share."""
 
+from typing import cast
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from polymodal.adapters import UniAdapter
@@ -22,9 +25,10 @@ def test_a_bottleneck_beside_the_feed_forward_step(family, gradients):
     encoders, plain = pair(family), host(family).encoder
     adapter = UniAdapter(encoders, down=3, scale=0.7)
     stir(adapter)
+    norms, downs, ups = list(adapter.norms), list(adapter.downs), list(cast(nn.ModuleList, adapter.ups["image"]))
     tokens, mask = torch.randn(3, 5, 8).double(), mask_of(5, 3, 4)
     for index in (0, 1):
-        norm, down, up = adapter.norms[index], adapter.downs[index], adapter.ups["image"][index]
+        norm, down, up = norms[index], downs[index], ups[index]
 
         def beside(branch, stream, norm=norm, down=down, up=up):
             return branch + 0.7 * up(F.relu(down(norm(stream))))
@@ -39,7 +43,7 @@ def test_what_is_shared():
     encoders = pair("vit")
     adapter = UniAdapter(encoders, down=3)
     assert len(adapter.downs) == len(adapter.norms) == 3
-    assert [len(adapter.ups[m]) for m in encoders] == [3, 2]
+    assert [len(cast(nn.ModuleList, adapter.ups[m])) for m in encoders] == [3, 2]
     assert adapter.counts().trainable == 3 * (16 + 8 * 3 + 3) + 5 * (3 * 8 + 8)
     assert sum(p.numel() for p in adapter.parameters_of("image")) == 2 * (3 * 8 + 8)
     stir(adapter)
@@ -55,7 +59,7 @@ def test_it_starts_as_the_frozen_models_or_as_the_authors_code():
     before = {m: encoder(x[m]).pooled for m, encoder in encoders.items()}
     adapter = UniAdapter(encoders, down=3)
     assert all(torch.equal(encoder(x[m]).pooled, before[m]) for m, encoder in encoders.items())
-    assert not any(down.bias.any() for down in adapter.downs)
+    assert not any(p.any() for name, p in adapter.downs.named_parameters() if name.endswith("bias"))
     adapter.remove()
     UniAdapter(encoders, down=3, zero=["text"])
     assert torch.equal(encoders["text"](x["text"]).pooled, before["text"])

@@ -1,5 +1,7 @@
 """Wander behind encoders and between their layers, against formulas written out here and the frozen models themselves."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from polymodal.errors import InputError
 from polymodal.fusion import Concat
 from polymodal.model import MultimodalModel
 from polymodal.types import Features, Padded
+from tests.adapters.hosts import tokens_of
 from tests.builders import names
 from tests.contract.layered import Attention
 
@@ -72,7 +75,7 @@ def test_unequal_widths_are_projected():
     given = {m: Features(torch.zeros(3, d), torch.randn(3, LENGTHS[m], d)) for m, d in dims.items()}
     wander.float()
     out = wander.after(given)["v"].tokens
-    linear = F.linear(given["a"].tokens, wander.project["a"].weight, wander.project["a"].bias)[:, :5]
+    linear = F.linear(tokens_of(given["a"]), wander.project["a"].weight, wander.project["a"].bias)[:, :5]
     torch.testing.assert_close(out - linear, sum_of_ranks(wander, given))
 
 
@@ -137,7 +140,8 @@ def test_any_number_of_modalities(count, output):
     for step in range(2):
         optimizer.zero_grad()
         out = wander.after(given)
-        sum((out[m].pooled * g + (out[m].tokens ** 2).mean(1)).sum() for m, g in upstream.items()).backward()
+        losses = [(out[m].pooled * g + tokens_of(out[m]).square().mean(1)).sum() for m, g in upstream.items()]
+        torch.stack(losses).sum().backward()
         moved = {name for name, p in wander.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         if step == 0:
             assert len(moved) == (1 if output == "joint" else count)
@@ -286,7 +290,7 @@ def accuracy_on_d4(parts, predict, epochs):
     optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], 5e-3)
     for _ in range(epochs):
         for rows in torch.randperm(1500).split(50):
-            some = {m: Features(f.pooled[rows], f.tokens[rows]) for m, f in train.items()}
+            some = {m: Features(f.pooled[rows], tokens_of(f)[rows]) for m, f in train.items()}
             optimizer.zero_grad()
             F.cross_entropy(predict(some), target[rows]).backward()
             optimizer.step()
@@ -299,7 +303,8 @@ def test_it_pairs_tokens_where_a_linear_head_is_at_chance(all_zero):
     dims = {"x1": 16, "x2": 16}
     wander, head = Wander(dims, {"x1": 6, "x2": 8}, down=16, tokens=4, rank_t=4, rank_h=4), JointHead(dims, 6)
     if all_zero:
-        for factor in wander.fusions[0]["joint"].w_t.values():
+        fusions: Any = wander.fusions
+        for factor in fusions[0]["joint"].w_t.values():
             nn.init.zeros_(factor)
     found = accuracy_on_d4([wander, head], lambda given: head(wander.after(given), {}), epochs=4 if all_zero else 10)
     assert found <= 0.22 if all_zero else found >= 0.75

@@ -118,7 +118,7 @@ class Random(ArrayLoader):
     def sample_keys(self, modality: str) -> tuple[list[str], bool]:
         return super().sample_keys(modality)[0], True
 
-    def raw(self, modality: str, places: np.ndarray) -> torch.Tensor:
+    def raw(self, modality: str, places: np.ndarray, draw: int = 0) -> torch.Tensor:
         return super().raw(modality, places) + torch.rand(len(places), 1)
 
 
@@ -146,7 +146,7 @@ class Tokens(nn.Module):
 
 
 class Sequences(ArrayLoader):
-    def raw(self, modality: str, places: np.ndarray) -> Any:
+    def raw(self, modality: str, places: np.ndarray, draw: int = 0) -> Any:
         values = self.data.inputs[modality][torch.from_numpy(places)]
         length = int(1 + (places % 5).max())
         mask = torch.arange(length)[None] <= torch.from_numpy(places)[:, None] % 5

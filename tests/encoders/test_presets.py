@@ -61,7 +61,7 @@ def test_weights_that_are_absent_say_where_to_put_them(name: str, place: str, tm
 def test_weights_that_are_there_are_found(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"ViT-B-16.laion2b_s34b_b88k{suffix}"
     file.touch()
-    found = expand(Part(name="ViT_B16_LAION2B", inflate="repeat"), "encoders.m")
+    found = expand(Part.model_validate({"name": "ViT_B16_LAION2B", "inflate": "repeat"}), "encoders.m")
     assert found.name == "vit"
     assert found.arguments == {
         "model": "vit_base_patch16_clip_224",
@@ -71,7 +71,7 @@ def test_weights_that_are_there_are_found(tmp_path: Path, suffix: str) -> None:
 
 
 def test_settings_of_the_user_win() -> None:
-    found = expand(Part(name="bert_base", folder="/somewhere", pool="mean"), "encoders.m")
+    found = expand(Part.model_validate({"name": "bert_base", "folder": "/somewhere", "pool": "mean"}), "encoders.m")
     assert (found.name, found.arguments) == ("bert", {"folder": "/somewhere", "pool": "mean"})
 
 

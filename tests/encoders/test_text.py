@@ -20,7 +20,7 @@ from tests.encoders.layered_properties import (
     largest,
 )
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 30,
     "hidden_size": 16,
     "num_hidden_layers": 3,
@@ -112,7 +112,7 @@ def test_mixed_precision(family: str, precision: torch.dtype) -> None:
 @pytest.mark.parametrize("family", ["bert", pytest.param("deberta_v3", marks=pytest.mark.slow)])
 def test_export_leaves_batch_and_length_free(family: str) -> None:
     encoder, x = make(family), texts()
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    free: Any = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     exported = torch.export.export(encoder, (x,), dynamic_shapes=(Padded(free, free),)).module()
     other = Padded(x.values[:2, :7], x.mask[:2, :7])
     for one in (x, other):

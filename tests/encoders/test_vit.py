@@ -62,7 +62,7 @@ def test_frames_are_encoded_one_by_one_and_averaged() -> None:
     frames = [encoder(x[:, t]) for t in range(3)]
     assert largest(found.pooled, torch.stack([one.pooled for one in frames]).mean(0)) <= 1e-12
     assert found.tokens is not None
-    assert largest(found.tokens, torch.cat([one.tokens for one in frames], 1)) <= 1e-12  # type: ignore[misc]
+    assert largest(found.tokens, torch.cat([one.tokens for one in frames], 1)) <= 1e-12
     check_foreign_tokens(encoder, x, 2)
     check_absent_sample(encoder, x, 2)
 
@@ -189,11 +189,11 @@ def test_weights_of_another_size_are_an_error(tmp_path: Path, clip: Any) -> None
 
 
 def test_weights_in_timms_layout_for_another_size_and_number_of_channels(tmp_path: Path, clip: Any) -> None:
-    net = timm.create_model(CLIP, img_size=64, embed_dim=16, depth=3, num_heads=2, num_classes=5)
+    net: Any = timm.create_model(CLIP, img_size=64, embed_dim=16, depth=3, num_heads=2, num_classes=5)
     torch.save(net.state_dict(), tmp_path / "net.pt")
     same = small(weights=tmp_path / "net.pt", height=64).float().net.state_dict()
     assert all(torch.equal(one, net.state_dict()[name]) for name, one in same.items())
-    wide = small(weights=tmp_path / "net.pt", height=64, width_pixels=128, channels=2).float().net
+    wide: Any = small(weights=tmp_path / "net.pt", height=64, width_pixels=128, channels=2).float().net
     resampled = torch.nn.functional.interpolate(
         net.pos_embed[:, 1:].reshape(1, 4, 4, 16).permute(0, 3, 1, 2), size=(4, 8), mode="bicubic", antialias=True
     )

@@ -119,7 +119,7 @@ def test_an_unknown_way_to_inflate() -> None:
 def test_only_a_hub_name_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 
-    asked = []
+    asked: list[tuple[Any, ...]] = []
 
     def file(repository: str, name: str, revision: str | None) -> str:
         asked.append((repository, name, revision))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from polymodal.adapters import LoRA, inject_lora
+from polymodal.adapters.lora.targets import Conv as ConvForm
 from tests.golden.fusion_checks import Check, Record, close, every_key, tensor
 
 
@@ -16,7 +17,7 @@ def counted(actual: int, expected: float, tol: float) -> None:
     assert abs(actual - expected) <= tol, f"{actual} is not {expected}"
 
 
-def adapted(layer: Any, inputs: Record, conv: str = "conv_then_1x1") -> LoRA:
+def adapted(layer: Any, inputs: Record, conv: ConvForm = "conv_then_1x1") -> LoRA:
     """LoRA in a layer with a record's weight and factors."""
     layer.load_state_dict({"weight": tensor(inputs["W"])})
     lora = inject_lora(layer, inputs["r"], alpha=inputs["alpha"], targets="*", conv=conv)
@@ -39,12 +40,14 @@ def linear_merge(inputs: Record, expected: Record, tol: float) -> None:
     close(layer(x), expected["y_zero_B"], tol)
 
 
-def convolution(form: str) -> Check:
+def convolution(form: ConvForm) -> Check:
     def check(inputs: Record, expected: Record, tol: float) -> None:
         every_key(expected, {"y", "delta_W"})
         x, weight = tensor(inputs["x"]), tensor(inputs["W"])
         out, channels, *kernel = weight.shape
-        layer = nn.Conv2d(channels, out, tuple(kernel), inputs["stride"], inputs["padding"], bias=False).double()
+        layer = nn.Conv2d(
+            channels, out, (kernel[0], kernel[1]), inputs["stride"], inputs["padding"], bias=False
+        ).double()
         lora = adapted(layer, inputs, form)
         close(layer(x), expected["y"], tol)
         lora.merge()
@@ -54,7 +57,7 @@ def convolution(form: str) -> Check:
     return check
 
 
-FORMS = {"conv_then_1x1": "conv_then_1x1", "channel_kernel": "kernel_times_channel"}
+FORMS: dict[str, ConvForm] = {"conv_then_1x1": "conv_then_1x1", "channel_kernel": "kernel_times_channel"}
 
 
 def conv_param_counts(inputs: Record, expected: Record, tol: float) -> None:

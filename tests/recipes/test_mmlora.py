@@ -60,24 +60,26 @@ def test_the_first_evaluation_is_that_of_the_ensemble_and_the_better_is_kept(tmp
 
 def test_one_step_is_that_of_the_papers_loss() -> None:
     """By hand: the gradient of -log mean_m P_m(y) through rank-1 factors, one step of SGD on one batch."""
-    settings = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}}
+    settings: dict[str, Any] = {"optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}}
     setup = with_settings(make_setup(), **settings, train={"epochs": 1, "schedule": "constant"})
-    setup.train.data = setup.train.data._replace(
-        inputs={m: x[:32] for m, x in setup.train.data.inputs.items()}, target=setup.train.data.target[:32]
+    loader: Any = setup.train
+    loader.data = loader.data._replace(
+        inputs={m: x[:32] for m, x in loader.data.inputs.items()}, target=loader.data.target[:32]
     )
-    setup.train = type(setup.train)(setup.train.data, 32)
+    setup.train = type(loader)(loader.data, 32)
     result = mmlora(setup, modalities=["x1"], targets="net.0", keep="adapted")
     alone = result.unimodal
-    layer = alone["x1"].encoders["x1"].net[0]
+    encoder: Any = alone["x1"].encoders["x1"].eval()
+    layer = encoder.net[0]
     # B is zero at first, so only B moves in the first step, along the gradient of the whole weight times A^T.
-    x, target = setup.train.data.inputs, setup.train.data.target
+    x, target = loader.data.inputs, loader.data.target
     weight = layer.weight.detach().clone().requires_grad_(True)
-    encoder = alone["x1"].encoders["x1"].eval()
     logits = {"x1": alone["x1"].heads["x1"](encoder.net[1:](F.linear(x["x1"], weight, layer.bias)))}
     logits["x2"] = alone["x2"].eval()({"x2": x["x2"]}).unimodal["x2"].detach()
     p = torch.stack([one.softmax(-1)[torch.arange(32), target] for one in logits.values()]).mean(0)
     (-p.log().mean()).backward()
-    moved = result.model.encoders["x1"].net[0].weight.detach() - layer.weight.detach()
+    adapted: Any = result.model.encoders["x1"]
+    moved = adapted.net[0].weight.detach() - layer.weight.detach()
     # -lr G A^T A: rows of the change are combinations of the one row of A, and its projection is that of the gradient.
     a = torch.linalg.svd(moved)[2][0]
     coefficient = -(weight.grad @ a)
