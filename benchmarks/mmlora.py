@@ -7,8 +7,8 @@ Digits (clean and noisy) have small encoders from scratch; emoji (`name` and `ke
 extra `pretrained-small`. Settings are fixed beforehand, the same for all that trains alike; the best epoch on validation is
 kept, test is read once. Uni-modal phases are trained once a seed and length and shared by all methods that begin with one;
 "short" is a fifth of the length. `kept` counts the seeds in which validation preferred the adapted model to its ensemble.
-Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. With a time limit a cell is
-begun only if it should end in time. `--check` exits with 1 where a row of the table of claims does not hold.
+Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. Rows that something is
+claimed of come first; with a time limit a cell is begun only if it should end in time. `--check` exits with 1 where a row of the table of claims does not hold.
 """
 
 from __future__ import annotations
@@ -285,6 +285,8 @@ def main() -> int:
         for method, spec in methods_of(data).items()
         if not args.methods or method in args.methods
     ]
+    claimed = {(data, one) for data, method, base, *_ in CLAIMS for one in (method, base)}
+    cells.sort(key=lambda cell: (cell.data, cell.method) not in claimed)
     for data in args.sets:
         kind, options, *_ = SETS[data]
         expanded(args.data, kind, args.cache, *options)
