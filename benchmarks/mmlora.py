@@ -8,7 +8,8 @@ extra `pretrained-small`. Settings are fixed beforehand, the same for all that t
 kept, test is read once. Uni-modal phases are trained once a seed and length and shared by all methods that begin with one;
 "short" is a fifth of the length. `kept` counts the seeds in which validation preferred the adapted model to its ensemble.
 Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. Rows that something is
-claimed of come first; with a time limit a cell is begun only if it should end in time. `--check` exits with 1 where a row of the table of claims does not hold.
+claimed of come first; with a time limit a cell is begun only if it should end in time. `--check` exits with 1 where a row of
+the table of claims does not hold.
 """
 
 from __future__ import annotations
