@@ -55,7 +55,9 @@ class DataConfig(_Strict):
     """What the table's columns mean, and how its samples are read."""
 
     modalities: list[str] = Field([], description="NAME=COLUMN:KIND each; inferred from the table when empty")
-    task: Literal["auto", "classification", "multilabel", "regression"] = Field("auto", description="kind of the label")
+    task: Literal["auto", "classification", "multilabel", "regression", "retrieval"] = Field(
+        "auto", description="kind of the label; retrieval is never guessed, its label names the item of each row"
+    )
     id: str | None = Field(None, description="column of sample names; 'id' when there is one")
     split: str | None = Field(None, description="column that says train, valid or test; 'split' when there is one")
     group: str | None = Field(None, description="column whose groups must not be divided between splits")

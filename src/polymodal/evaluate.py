@@ -168,6 +168,8 @@ def evaluate_subsets(model: nn.Module, loader: Iterable[Batch], task: Task) -> l
     """
     inner = cast(MultimodalModel, unwrap(model))
     names = inner.modalities
+    if isinstance(task, Retrieval):
+        raise InputError("retrieval has no table of subsets; evaluate it without single experts instead (--drop)")
     if len(names) > MOST_SUBSETS:
         raise InputError(
             f"{len(names)} modalities have {2 ** len(names) - 1} subsets; evaluate those that matter by dropping modalities"

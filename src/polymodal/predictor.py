@@ -40,10 +40,12 @@ from polymodal.encoders.by_kind import facts
 from polymodal.encoders.presets import choose, expand
 from polymodal.errors import InputError
 from polymodal.evaluate import Evaluation, evaluate, evaluate_subsets, predict, unimodal_source
+from polymodal.fusion.retrieval import Pairing
+from polymodal.metrics import own_columns, ranks
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.run import RunFolder, load_weights, logger, save_weights, write_atomically
-from polymodal.tasks import Classification, MultiLabel, Regression, Task
+from polymodal.tasks import Classification, MultiLabel, Regression, Retrieval, Task
 
 __all__ = ["Predictor"]
 
@@ -258,7 +260,8 @@ class Predictor:
             return built
 
         make_balancer()
-        names.resolve("fusion", self.config.fusion.name, bases=("Fusion",), trust=self.trust)
+        fusion = names.resolve("fusion", self.config.fusion.name, bases=("Fusion",), trust=self.trust)
+        _check_retrieval(task, fusion, self.config)
         batch = self.config.train.batch_size
         samples = parts.samples
         return Setup(
@@ -314,6 +317,7 @@ class Predictor:
         found: dict[str, Any] = {}
         single: dict[str, dict[str, dict[str, float]]] = {}
         source: str | None = "models" if result.unimodal else unimodal_source(result.model, masking=True)
+        source = None if isinstance(setup.task, Retrieval) else source
         for part in ("valid", "test"):
             if part not in parts.samples:
                 continue
@@ -369,6 +373,10 @@ class Predictor:
 
     def _write_predictions(self, run: RunFolder, part: str, found: Evaluation) -> None:
         """predictions/<part>.csv: id, target, prediction, prob_<class>..., and each modality's own prediction."""
+        if isinstance(self._task, Retrieval):
+            with write_atomically(run.path / "predictions" / f"{part}.csv") as temporary:
+                _found_items(found).to_csv(temporary, index=False)
+            return
         frame = self._frame(found.ids, found.probabilities)
         target: list[Any] = list(found.target)
         classes = self._need_schema().classes
@@ -387,18 +395,31 @@ class Predictor:
     # The finished model -----------------------------------------------------------------------------------------------
 
     def predict(self, table: Source) -> list[Any]:
-        """The decision for each row: class name, list of labels, or number. The table needs no label column."""
-        return self._decide(self._predict(table).probabilities)
+        """The decision for each row: class name, list of labels, or number. The table needs no label column.
+
+        For retrieval it is the id of the row whose item suits the row's query best, of all rows of this table.
+        """
+        found = self._predict(table)
+        if isinstance(self._task, Retrieval):
+            return list(_found_items(found)["prediction"])
+        return self._decide(found.probabilities)
 
     def predict_proba(self, table: Source) -> pd.DataFrame:
-        """Probability of each class (columns) for each row, indexed by id."""
+        """Probability of each class (columns) for each row, indexed by id; for retrieval the similarity of each item."""
         found = self._predict(table)
+        if isinstance(self._task, Retrieval):
+            return pd.DataFrame(found.probabilities, index=pd.Index(found.ids, name="id"), columns=_item_names(found))
         classes = self._need_schema().classes or ("value",)
         return pd.DataFrame(found.probabilities, index=pd.Index(found.ids, name="id"), columns=list(classes))
 
     def prediction_table(self, table: Source) -> pd.DataFrame:
-        """Columns `id`, `prediction` and `prob_<class>`, a row a sample of the table."""
+        """Columns `id`, `prediction` and `prob_<class>`, a row a sample of the table.
+
+        For retrieval `id`, `item` (its own), `prediction` (the one found), `similarity` of both, and the `rank` of its own.
+        """
         found = self._predict(table)
+        if isinstance(self._task, Retrieval):
+            return _found_items(found)
         return self._frame(found.ids, found.probabilities)
 
     def _frame(self, ids: list[str], probabilities: NDArray[Any]) -> pd.DataFrame:
@@ -632,13 +653,69 @@ class Predictor:
         return self._task
 
 
+def _item_names(found: Evaluation) -> list[str]:
+    """Names of the columns of similarities: the id of the first row of each item."""
+    return [found.ids[row] for row in own_columns(found.target)[1]]
+
+
+def _found_items(found: Evaluation) -> pd.DataFrame:
+    """What each query found: a row a query."""
+    column, _ = own_columns(found.target)
+    names = np.array(_item_names(found), dtype=object)
+    best, rows = found.probabilities.argmax(-1), np.arange(len(found.ids))
+    return pd.DataFrame(
+        {
+            "id": found.ids,
+            "item": names[column],
+            "prediction": names[best],
+            "similarity": found.probabilities[rows, best],
+            "similarity_of_item": found.probabilities[rows, column],
+            "rank": ranks(found.probabilities, found.target).query,
+        }
+    )
+
+
+def _check_retrieval(task: Task, fusion: Any, config: Config) -> None:
+    """Raise `InputError` for settings that do not go with retrieval, or that go with it alone."""
+    pairing = isinstance(fusion, type) and issubclass(fusion, Pairing)
+    if not isinstance(task, Retrieval):
+        if pairing:
+            raise InputError(f"fusion {config.fusion.name!r} is for retrieval: --task retrieval, whose label names the items")
+        return
+    if not pairing and getattr(fusion, "__module__", "").startswith("polymodal."):
+        raise InputError(
+            f"fusion {config.fusion.name!r} gives one prediction a row; retrieval needs pairs of embeddings: --fusion moee, or "
+            "--fusion mmt for experts with tokens"
+        )
+    if config.balancer.name != "joint":
+        raise InputError(
+            f"balancer {config.balancer.name!r} compares the predictions of single modalities, and in retrieval none predicts "
+            "alone; use --balancer joint"
+        )
+    if config.recipe.name not in RETRIEVING:
+        raise InputError(
+            f"recipe {config.recipe.name!r} trains classifiers of single modalities; of retrieval there are the recipes "
+            f"{', '.join(RETRIEVING)}"
+        )
+    if config.train.modality_dropout:
+        raise InputError("train.modality_dropout would take queries away in retrieval; leave it at 0")
+
+
+RETRIEVING = ("joint",)
+"""Recipes that can train for retrieval."""
+
+
 def _task(schema: Schema, target: NDArray[np.float64]) -> Task:
+    if schema.task == "retrieval":
+        return Retrieval()
     if schema.task == "regression":
         return Regression(mean=float(target.mean()), std=float(target.std()))
     return Classification(len(schema.classes)) if schema.task == "classification" else MultiLabel(len(schema.classes))
 
 
 def _task_from(described: Mapping[str, Any]) -> Task:
+    if described["kind"] == "retrieval":
+        return Retrieval()
     if described["kind"] == "regression":
         return Regression(mean=described["mean"], std=described["std"])
     make = Classification if described["kind"] == "classification" else MultiLabel
@@ -647,6 +724,8 @@ def _task_from(described: Mapping[str, Any]) -> Task:
 
 def _probe_metrics(task: Task) -> tuple[NDArray[Any], NDArray[Any]]:
     """Two made-up samples, to learn which metrics a task has."""
+    if isinstance(task, Retrieval):
+        return np.eye(2), np.arange(2)
     probabilities = np.full((2, task.outputs), 1 / task.outputs)
     target: NDArray[Any] = np.zeros((2, task.outputs)) if isinstance(task, MultiLabel) else np.zeros(2)
     return probabilities, target

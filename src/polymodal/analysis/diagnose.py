@@ -23,7 +23,7 @@ from polymodal.model import MultimodalModel
 from polymodal.predictor import Predictor
 from polymodal.recipes.base import Only, Setup
 from polymodal.run import RunFolder, logger
-from polymodal.tasks import Classification, MultiLabel, Regression, Task
+from polymodal.tasks import Classification, MultiLabel, Regression, Retrieval, Task
 from polymodal.types import Batch
 
 __all__ = ["diagnose", "examine", "probe_predictions"]
@@ -54,6 +54,8 @@ def diagnose(
     model = predictor.model_
     assert model is not None
     setup = predictor.training_setup(folder)
+    if isinstance(setup.task, Retrieval):
+        raise InputError("in retrieval no modality predicts alone, so that none can be diagnosed; see the ranks of the run")
     if epochs is not None:
         train = setup.config.train.model_copy(update={"epochs": epochs})
         setup = replace(

@@ -225,6 +225,8 @@ def _labels(
         cells[part].append(cell)
     if task == "regression":
         return {}, {part: _spread([float(cell) for cell in found]) for part, found in cells.items()}
+    if task == "retrieval":
+        return {}, {}
     classes = {}
     for part, found in cells.items():
         count = Counter(one for cell in found for one in labels_of(cell, task, separator))

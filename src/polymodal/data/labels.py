@@ -16,7 +16,7 @@ from polymodal.errors import InputError
 
 __all__ = ["LabelKind", "Labelled", "check_labels", "encode_labels", "infer_label", "labels_of"]
 
-TASKS = ("classification", "multilabel", "regression")
+TASKS = ("classification", "multilabel", "regression", "retrieval")
 FEW = 20
 LIST = (list, tuple, np.ndarray)
 MULTI_HOT = "multi-hot"
@@ -48,7 +48,7 @@ def infer_label(table: Table, label: str, *, task: str = "auto", separator: str 
     """Tell the task from the cells of the label column.
 
     Text is classes; whole numbers with at most 20 values that repeat, or the digits 0-9, are classes; other numbers
-    are a regression; lists, or cells with a given separator, are several labels.
+    are a regression (retrieval is never told from cells); lists, or cells with a given separator, are several labels.
 
     Raises:
         InputError: an unknown task, a missing label, one class only, or cells that do not suit the task asked for.
@@ -64,6 +64,11 @@ def infer_label(table: Table, label: str, *, task: str = "auto", separator: str 
     if task == "regression":
         _numbers(table, label, np.arange(len(table)))
         return LabelKind(task, (), None, f"label {label!r}: regression ({why})")
+    if task == "retrieval" and not lists:
+        items = len({_name(cell) for cell in cells})
+        if items < 2:
+            raise InputError(f"{table.source}: label column {label!r} names one item only; retrieval needs several")
+        return LabelKind(task, (), None, f"label {label!r}: retrieval of {items} items ({why})")
     if lists and task != "multilabel":
         raise InputError(f"{table.source}: label column {label!r} holds lists, which need --task multilabel")
     separator = (
@@ -110,14 +115,22 @@ def labels_of(cell: Any, task: str, separator: str | None) -> list[str]:
 def encode_labels(table: Table, rows: NDArray[np.int64], schema: Labelled) -> Tensor:
     """Targets of `rows`: (N,) int64 classes, (N, C) float32 of 0 and 1 for several labels, (N,) float32 numbers.
 
+    For retrieval (N,) int64 numbers of the items, in the order in which the whole table names them.
+
     Raises:
         InputError: a label is missing, is no number, or is a class that the schema does not have.
     """
     _require_labels(table, schema.label, rows, text_is_missing=schema.task == "regression")
     if schema.task == "regression":
         return torch.from_numpy(_numbers(table, schema.label, rows).astype(np.float32))
-    index = {name: i for i, name in enumerate(schema.classes)}
     cells = table.cells(schema.label)
+    if schema.task == "retrieval":
+        numbers: dict[str, int] = {}
+        for cell in cells:
+            if cell is not None:
+                numbers.setdefault(_name(cell), len(numbers))
+        return torch.tensor([numbers[_name(cells[row])] for row in rows], dtype=torch.int64)
+    index = {name: i for i, name in enumerate(schema.classes)}
     hot = torch.zeros(len(rows), len(index))
     for n, row in enumerate(rows):
         for name in labels_of(cells[row], schema.task, schema.separator):
@@ -144,6 +157,11 @@ def check_labels(schema: Labelled, parts: Mapping[str, tuple[Table, NDArray[np.i
         if schema.task == "regression":
             _numbers(table, schema.label, rows)
     if schema.task == "regression":
+        return
+    if schema.task == "retrieval":
+        for part, (table, rows) in parts.items():
+            if len(rows) and len({_name(table.cells(schema.label)[row]) for row in rows}) < 2:
+                raise InputError(f"{table.source}: the {part} part names one item only in {schema.label!r}; add others")
         return
     where = {part: _class_rows(table, rows, schema) for part, (table, rows) in parts.items()}
     known = where["train"]

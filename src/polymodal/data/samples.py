@@ -34,7 +34,7 @@ class Samples:
         labelled: whether there are labels; default whether the table has the label column. Without, `target` is zero.
 
     Attributes:
-        target: (N,) int64 classes, (N, C) float32 of 0 and 1 for several labels, (N,) float32 for a regression.
+        target: (N,) int64 classes or items, (N, C) float32 of 0 and 1 for several labels, (N,) float32 for a regression.
         ids: (N,) cells of the id column, or row numbers from 1.
         skipped: the broken samples that `decode_all` left out.
 
@@ -150,6 +150,8 @@ def prepare(
 def _no_labels(schema: Schema, count: int) -> Tensor:
     if schema.task == "multilabel":
         return torch.zeros(count, len(schema.classes))
+    if schema.task == "retrieval":
+        return torch.arange(count)  # each row is about an item of its own
     return torch.zeros(count, dtype=torch.float32 if schema.task == "regression" else torch.int64)
 
 

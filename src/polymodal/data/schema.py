@@ -34,8 +34,8 @@ class Schema:
     Attributes:
         modalities: by name, in the order of the table or of the user's arguments.
         label: label column.
-        task: "classification", "multilabel" or "regression".
-        classes: names of the classes in the order of the outputs; empty for regression.
+        task: "classification", "multilabel", "regression" or "retrieval".
+        classes: names of the classes in the order of the outputs; empty for regression and retrieval.
         separator: what stands between several labels in one cell of text; "multi-hot" where the cells are lists of
             0 and 1, None where they are lists of labels.
         id, split, group: columns, where there are any.
@@ -84,10 +84,10 @@ def infer(
         label: label column.
         modalities: "NAME=COLUMN:KIND" each (COLUMN may list several of numbers or categories: "a,b,c"); if any is
             given, no other column is used.
-        task: "classification", "multilabel", "regression", or "auto" to tell it from the label's cells.
+        task: "classification", "multilabel", "regression", "retrieval", or "auto" to tell it from the label's cells.
         id: column that names the samples; default the column "id", if there is one.
         split: column that says train, valid or test; default the column "split", if it says that.
-        group: column whose equal cells must not be divided between the parts of a split.
+        group: column whose equal cells must not be divided between the parts of a split; for retrieval the label by default.
         separator: what stands between several labels in one cell.
 
     Raises:
@@ -102,6 +102,8 @@ def infer(
     if split is None and "split" in table.columns and label != "split" and _is_split(table):
         split = "split"
     found = infer_label(table, label, task=task, separator=separator)
+    if found.task == "retrieval" and group is None:
+        group = label  # captions of one video must not lie in two parts
     chosen, notes = find_modalities(table, modalities, label, {column for column in (id, split, group) if column})
     if not chosen:
         reasons = "; ".join(notes) or "every column is the label, an id, a split or a group"

@@ -154,6 +154,8 @@ def _strata(table: Table, schema: Schema, rows: Rows) -> Rows:
     if schema.task == "regression":
         ranks = np.argsort(np.argsort(to_numbers(cells)[0], kind="stable"), kind="stable")
         return ranks * 10 // max(len(rows), 1)
+    if schema.task == "retrieval":
+        return np.zeros(len(rows), dtype=np.int64)
     index = {name: i for i, name in enumerate(schema.classes)}
     found = [[index[name] for name in labels_of(cell, schema.task, schema.separator)] for cell in cells]
     counts = np.bincount([i for one in found for i in one], minlength=len(index))

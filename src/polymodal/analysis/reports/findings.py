@@ -98,7 +98,7 @@ def _source(record: Record) -> str:
     source = record.metrics.get("unimodal", {}).get("from")
     if source in SOURCES:
         return f"“Alone” is measured {SOURCES[source]}."
-    if len(record.modalities) < 2:
+    if len(record.modalities) < 2 or record.task == "retrieval":
         return ""
     return (
         "The model has neither uni-modal heads nor an additive fusion, so that no modality can be measured alone; "

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from polymodal.errors import InputError
 from polymodal.run import RunFolder
-from polymodal.tasks import Classification, MultiLabel, Regression, Task
+from polymodal.tasks import Classification, MultiLabel, Regression, Retrieval, Task
 
 __all__ = ["NAMES", "Predictions", "Record", "read_record"]
 
 Array = NDArray[Any]
-TASKS: dict[str, type[Task]] = {"classification": Classification, "multilabel": MultiLabel, "regression": Regression}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification, "multilabel": MultiLabel, "regression": Regression, "retrieval": Retrieval,
+}  # fmt: skip
 
 NAMES = {
     "accuracy": "accuracy",
@@ -31,6 +33,14 @@ NAMES = {
     "loss": "loss",
     "mae": "mean absolute error",
     "mse": "mean squared error",
+    "rsum": "sum of recalls",
+    **{
+        f"{key}_{way}": f"{name}, {words}"
+        for way, words in (("q2g", "query to item"), ("g2q", "item to query"))
+        for key, name in (
+            ("r_at_1", "R@1"), ("r_at_5", "R@5"), ("r_at_10", "R@10"), ("mdr", "median rank"), ("mnr", "mean rank"),
+        )
+    },
 }
 """What figures of merit are called in sentences."""
 
@@ -181,7 +191,8 @@ def read_record(path: str | Path) -> Record:
         predictions={
             part: _predictions(file, schema)
             for part in ("valid", "test")
-            if (file := run.path / "predictions" / f"{part}.csv").is_file()
+            if schema["task"] != "retrieval"  # its predictions are ranks
+            and (file := run.path / "predictions" / f"{part}.csv").is_file()
         },
         leaderboard=_rows(run.path / "leaderboard.csv"),
     )
