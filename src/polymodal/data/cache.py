@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,30 @@ class Column:
     It begins as a list of decoded samples. With the first batch it becomes, as far as the cache allows, one tensor that
     is ready for the encoder, or one compact tensor that each batch is standardised from; batches then cost an indexing.
 
+    In training an input that is drawn at random gives another sample in each epoch: what draws are made from is kept where it
+    is the same for all, and the draw is a function of `seed`, `epoch`, the sample's row and the modality alone.
+
     Args:
         input: decodes and collates.
         cells: the cells of each sample.
         root: folder of relative paths.
         cache: the limit shared with the other columns.
+        rows: (N,) numbers of the samples in their table, where they are training samples; None in evaluation.
+
+    Attributes:
+        seed, epoch: what the next draws are made of; the loader sets them.
     """
 
-    def __init__(self, input: Input, cells: Sequence[tuple[Any, ...]], root: Path, cache: Cache) -> None:
-        self.input, self.cells, self.root, self.cache = input, list(cells), root, cache
+    def __init__(
+        self,
+        input: Input,
+        cells: Sequence[tuple[Any, ...]],
+        root: Path,
+        cache: Cache,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.input, self.cells, self.root, self.cache, self.rows = input, list(cells), root, cache, rows
+        self.seed = self.epoch = 0
         self.present = torch.tensor([not input.can_be_absent or row[0] is not None for row in cells], dtype=torch.bool)
         self._decoded: list[Decoded | None] = [None] * len(cells)
         self._ready: Value | None = None
@@ -70,29 +86,63 @@ class Column:
     def __len__(self) -> int:
         return len(self.cells)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether each epoch has other samples."""
+        return self.rows is not None and self.input.random
+
+    def fixed(self) -> Column:
+        """The same samples as evaluation sees them."""
+        return Column(self.input, self.cells, self.root, self.cache) if self.drawn else self
+
     def decode(self, i: int) -> Decoded | None:
-        """Sample `i`, from memory or decoded and then kept if there is room; None where the modality is absent."""
+        """Sample `i`, or what its draws are made from: from memory, or decoded and then kept if there is room.
+
+        None where the modality is absent.
+        """
+        return self._decode(i, self._random(i)) if self.drawn else self._decode(i, None)
+
+    def _decode(self, i: int, random: np.random.Generator | None) -> Decoded | None:
         if self._decoded[i] is None and self.present[i]:
-            decoded = self.input.decode(self.cells[i], self.root)
-            if not self._frozen and self.cache.take(_size(decoded)):
+            cells, keeps = self.cells[i], random is None or self.input.keeps
+            decoded = (
+                self.input.decode(cells, self.root) if random is None else self.input.material(cells, self.root, random)
+            )
+            if keeps and not self._frozen and self.cache.take(_size(decoded)):
                 self._decoded[i] = decoded
             return decoded
         return self._decoded[i]
 
+    def _draw(self, i: int) -> Decoded | None:
+        """Sample `i` of this epoch."""
+        random = self._random(i)
+        material = self._decode(i, random)
+        return None if material is None else self.input.vary(material, self.cells[i], random)
+
+    def _random(self, i: int) -> np.random.Generator:
+        assert self.rows is not None
+        name = zlib.crc32(self.input.modality.name.encode())
+        return np.random.default_rng([self.seed, self.epoch, int(self.rows[i]), name])
+
     def for_statistics(self, limit: int = 1000) -> Iterator[Decoded]:
         """Decoded samples that have the modality: all if they are in memory, else `limit` spread evenly over them."""
         there = torch.nonzero(self.present).flatten().tolist()
-        if not all(self._decoded[i] is not None for i in there) and len(there) > limit:
+        if (self.drawn or not all(self._decoded[i] is not None for i in there)) and len(there) > limit:
             there = [there[k * len(there) // limit] for k in range(limit)]
+        if self.drawn:  # what draws are made from may have another form
+            return (self.input.decode(self.cells[i], self.root) for i in there)
         return (self.decode(i) for i in there)
 
     def keys(self) -> list[str]:
         """What tells each sample from any other: options and statistics of the input, cells, size and time of each file."""
-        shared = json.dumps([type(self.input).__name__, self.input.state()], sort_keys=True, default=str)
+        draws = [self.seed] if self.drawn else []
+        shared = json.dumps([type(self.input).__name__, self.input.state(), *draws], sort_keys=True, default=str)
         digest = hashlib.sha256(shared.encode())
         found = []
-        for row in self.cells:
+        for number, row in enumerate(self.cells):
             one = digest.copy()
+            if self.rows is not None and self.drawn:  # equal files are drawn differently
+                one.update(str(self.rows[number]).encode())
             for cell in row:
                 one.update(cell.tobytes() if isinstance(cell, np.ndarray) else repr(cell).encode())
                 named = isinstance(cell, str) and (self.input.reads_files or cell.strip().endswith(".npy"))
@@ -110,9 +160,13 @@ class Column:
         self.cells = [self.cells[i] for i in places]
         self._decoded = [self._decoded[i] for i in places]
         self.present = self.present[torch.from_numpy(places)]
+        self.rows = None if self.rows is None else self.rows[places]
 
     def freeze(self) -> bool:
-        """Turn decoded samples into tensors where there is room; true if no batch needs decoding from now on."""
+        """Turn decoded samples into tensors where there is room; true if no batch needs decoding or drawing from now on."""
+        if self.drawn:
+            self._frozen = True
+            return False
         if not self._frozen:
             self._frozen = True
             there = torch.nonzero(self.present).flatten().tolist()
@@ -123,6 +177,8 @@ class Column:
     def batch(self, places: NDArray[np.int64]) -> Value:
         """Samples at `places` for the encoder: the same numbers from whichever form they are kept in."""
         self.freeze()
+        if self.drawn:
+            return self.input.collate([self._draw(int(i)) for i in places])
         index = torch.from_numpy(places)
         if self._ready is not None:
             value = _map(self._ready, lambda one: one.index_select(0, index))

@@ -32,9 +32,10 @@ def read(root: str | Path, *, segment: str = "event", repeats: str = "first") ->
     """Videos with the category of their event, by the owner's three lists.
 
     Columns: id, audio and video (`AVE/<id>.mp4`, with `#t=START,END` the seconds of the event), category, quality, start,
-    end, split. Where files were prepared, sound and frames of a piece are `Spectrograms/` or `Audio/<id>_<start>_<end>` and
-    `Image-01-FPS/<id>_<start>_<end>/`, without the seconds for whole videos. Classes are in the order of their first appearance in the test list, which is the order of MLB's and PMR's
-    codes; those that only other lists have come behind.
+    end, split. Classes are in the order of their first appearance in the test list, which is the order of MLB's and PMR's
+    codes; those that only other lists have come behind. Where files were prepared, the sound of a piece is
+    `Audio/<id>_<start>_<end>.wav` or `Spectrograms/<id>_<start>_<end>.npy` and its frames are `Image-01-FPS/<id>_<start>_<end>/`,
+    without the seconds for whole videos.
 
     Args:
         root: folder of the owner's copy.
@@ -73,7 +74,7 @@ def read(root: str | Path, *, segment: str = "event", repeats: str = "first") ->
 
 
 def _piece(clip: str) -> str:
-    """ "AVE/<id>.mp4#t=2,7" as "<id>_2_7"."""
+    """Name of what is made of a cell: <id>_2_7 of AVE/<id>.mp4#t=2,7."""
     name, _, seconds = clip.partition("/")[2].partition("#t=")
     return "_".join([name.removesuffix(".mp4"), *filter(None, seconds.split(","))])
 
