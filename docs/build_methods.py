@@ -138,10 +138,11 @@ def pages() -> dict[str, str]:
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "guide" / "methods"
+    made = pages()  # first: where one fails, the old pages stay
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.md"):
         old.unlink()
-    for name, text in pages().items():
+    for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
