@@ -196,7 +196,7 @@ def test_wrong_settings_cost_no_training(
 
 
 def test_sequences_longer_than_allowed_and_heads_of_one_output_are_told() -> None:
-    with pytest.raises(InputError, match=r"sequences of \{'x2': 8\} tokens; allow them, or longer='cut'"):
+    with pytest.raises(InputError, match=r"sequences of \{'x2': 8\} tokens; allow them or longer='cut'"):
         wander(make_setup(), **SMALL, lengths={"x1": 6, "x2": 7}, longer="error")
     setup = make_setup()
     setup.make_balancer = MultiLoss

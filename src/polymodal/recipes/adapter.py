@@ -105,8 +105,8 @@ def train_adapter(
         if balancer.needs_heads or getattr(fusion, "needs_heads", False):
             if put is not None and put.joins:
                 raise InputError(
-                    f"{stage}: all modalities have one joint output, which uni-modal heads cannot tell apart; take a balancer and "
-                    "a fusion without heads, or output='per_modality'"
+                    f"{stage}: all modalities have one joint output, which uni-modal heads cannot tell apart; take a balancer "
+                    "and a fusion without heads, or output='per_modality'"
                 )
             heads = linear_heads(encoders, setup.task.outputs)
         return MultimodalModel(encoders, fusion, heads, put)
@@ -137,7 +137,7 @@ def train_adapter(
         over = {m: n for m, n in longest.items() if n > lengths.get(m, n)}
         if over and settings.get("longer") == "error":
             raise InputError(
-                f"{stage}: lengths={lengths}, and there are sequences of {over} tokens; allow them, or longer='cut'"
+                f"{stage}: lengths={lengths}, and there are sequences of {over} tokens; allow them or longer='cut'"
             )
 
     def build() -> MultimodalModel:
@@ -191,10 +191,15 @@ def _features(encoder: nn.Module, batch: Batch, modality: str) -> Features:
     training = encoder.training
     encoder.eval()
     try:
-        found: Features = encoder(move(batch.inputs[modality], next(encoder.parameters()).device))
+        found: Features = encoder(_input(encoder, batch, modality))
     finally:
         encoder.train(training)
     return found
+
+
+def _input(encoder: nn.Module, batch: Batch, modality: str) -> Any:
+    """The input of one modality on its encoder's device."""
+    return move(batch.inputs[modality], next((p.device for p in encoder.parameters()), torch.device("cpu")))
 
 
 @torch.no_grad()
@@ -206,7 +211,7 @@ def _longest(loaders: tuple[Sized, Sized | None], encoders: Mapping[str, nn.Modu
             for m, encoder in encoders.items():
                 x = batch.inputs[m]
                 if between and isinstance(encoder, LayeredEncoder):
-                    tokens = encoder.embed(move(x, next(encoder.parameters()).device)).tokens
+                    tokens = encoder.embed(_input(encoder, batch, m)).tokens
                 else:
                     tokens = (x if isinstance(x, Features) else _features(encoder, batch, m)).tokens
                 most[m] = max(most[m], 1 if tokens is None else tokens.shape[1])
