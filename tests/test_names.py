@@ -26,6 +26,14 @@ def test_every_method_resolves_by_its_typed_name() -> None:
             assert typed == typed_name(value.__name__) or value is balancers.Joint
 
 
+def test_adapters_have_the_names_of_the_field() -> None:
+    typed = {"LoRA": "lora", "P_tuning": "ptuning", "PTuningV2": "ptuning_v2", "MaPLe": "maple", "uni-adapter": "uniadapter"}
+    for name, known in typed.items():
+        assert resolve("adapters", name) is entries("adapters")[known]
+    with pytest.raises(InputError, match="no recipe but an adapter: --recipe adapter recipe.method=pmf"):
+        resolve("recipes", "pmf")
+
+
 def test_bases_and_helpers_are_no_methods() -> None:
     assert {"balancer", "fusion", "encoder", "linear_heads"}.isdisjoint(
         {*entries("balancers"), *entries("fusion"), *entries("encoders")}

@@ -107,8 +107,8 @@ def test_an_adapter_of_ones_own_by_its_dotted_path() -> None:
     result = adapter(
         make_setup(overrides=ALONE), {"name": "tests.recipes.test_adapter.Shift", "last": 2, "start": 0.25}
     )
-    shifts = result.model.adapter.shifts  # type: ignore[union-attr]
-    assert all(0 < (p.detach() - 0.25).abs().max() < 0.2 for p in shifts.values())
+    assert isinstance(result.model.adapter, Shift)
+    assert all(0 < (p.detach() - 0.25).abs().max() < 0.2 for p in result.model.adapter.shifts.values())
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_it_begins_with_what_another_run_trained(tmp_path: Path, caplog: pytest.
         for key, value in encoder.state_dict().items():
             if key != "project.weight":
                 assert torch.equal(value, trained[m][f"encoders.{m}.{key}"]), key
-        assert encoder.project.weight.requires_grad, "what nothing has trained, trains"
+        assert encoder.get_parameter("project.weight").requires_grad, "what nothing has trained, trains"
     whole = adapter(
         make_setup(tmp_path / "second", width=12), {"name": "mbt", "last": 2}, start_from=tmp_path / "first"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polymodal.adapters import Adapter, insert, lora_adapters
 from polymodal.adapters.by_name import options_of
@@ -210,6 +210,7 @@ def _longest(loaders: tuple[Sized, Sized | None], encoders: Mapping[str, nn.Modu
         for batch in loader or ():
             for m, encoder in encoders.items():
                 x = batch.inputs[m]
+                tokens: Tensor | None
                 if between and isinstance(encoder, LayeredEncoder):
                     tokens = encoder.embed(_input(encoder, batch, m)).tokens
                 else:
