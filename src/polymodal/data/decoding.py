@@ -136,7 +136,7 @@ def _decode(part: Part, modality: str, column: Column, places: range) -> Iterato
             column.decode(i)
         except InputError as error:
             reason = str(error)
-        except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             # A damaged file may break a decoder in any way; it is still the file's row that the user needs.
             reason = f"{column.cells[i][0]}: {type(error).__name__}: {error}"
         else:

@@ -183,7 +183,7 @@ def _file(kind: str, path: Path) -> _Fact:
         return _Fact(_hash(contents(path)), measures)
     except InputError as error:
         return _Fact(error=str(error))
-    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         # A damaged file may break a decoder in any way; it is still the file's row that the user needs.
         return _Fact(error=f"{path}: {type(error).__name__}: {error}")
 

@@ -11,6 +11,15 @@ from polymodal.errors import InputError
 
 __all__ = ["check_complete", "open_media", "reason"]
 
+MAX_PIXELS = 8192 * 4320
+"""Of one frame; a header that asks for more is refused before any memory is taken."""
+LIMITS = {"max_pixels": str(MAX_PIXELS)}
+FORMATS = (
+    "aac,ac3,aiff,amr,asf,avi,caf,dv,eac3,flac,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mp3,mp4,mpeg,mpegts,mpegvideo,mxf,nut,"
+    "ogg,w64,wav,webm"
+)
+"""FFmpeg also reads lists of other files and addresses (HLS, concat), whatever a file's name ends in; these it does not."""
+
 
 def open_media(path: Path, kind: str) -> tuple[Any, Any]:
     """(container, first stream of `kind` "video" or "audio") of a file; the caller closes the container."""
@@ -18,8 +27,10 @@ def open_media(path: Path, kind: str) -> tuple[Any, Any]:
 
     _check_size(check_file(path))
     try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, ValueError, OSError) as error:
+        container = av.open(
+            f"file:{path}", metadata_errors="replace", options=LIMITS, container_options={"format_whitelist": FORMATS}
+        )
+    except (av.FFmpegError, ValueError, OSError, MemoryError) as error:
         raise InputError(f"{path}: not a readable {kind} file, or truncated ({reason(error)})") from None
     streams = container.streams.video if kind == "video" else container.streams.audio
     if not streams:
@@ -29,6 +40,7 @@ def open_media(path: Path, kind: str) -> tuple[Any, Any]:
     if stream.codec_context is None:
         container.close()
         raise InputError(f"{path}: no decoder for its {kind} stream, or truncated")
+    stream.codec_context.options = LIMITS
     stream.codec_context.thread_count = 1  # many small files at once are quicker than many threads on each
     return container, stream
 

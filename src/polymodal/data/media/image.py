@@ -8,13 +8,24 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import (
+    Image,
+    ImageOps,
+    MpoImagePlugin,  # noqa: F401 - formats that Pillow knows only when they are imported
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from polymodal.data.media.files import check_file
 from polymodal.errors import InputError
 
 __all__ = ["ImageInfo", "fit_size", "probe_image", "read_image"]
 
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow tells formats by content, and some of the others run programs or read further files."""
+MAX_PIXELS = 50_000_000
+"""A picture of more is refused by its header, before any memory is taken."""
+STRIP = 1024
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 
 
@@ -35,7 +46,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None, channels: int = 
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        InputError: the file is missing, empty, truncated or not a picture.
+        InputError: the file is missing, empty, truncated, too large or not a picture.
     """
     picture = _open(path).convert("L" if channels == 1 else "RGB")
     if size is not None and picture.size != (size[1], size[0]):
@@ -66,16 +77,29 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged metadata that no pixel depends on
-            with Image.open(path) as file:
-                file.load()
-                picture = ImageOps.exif_transpose(file)
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    size = f"{picture.width} x {picture.height} pixels"
+                    raise InputError(f"{path}: {size}, more than {MAX_PIXELS:,} in all; scale the picture down")
+                picture.load()
+                ImageOps.exif_transpose(picture, in_place=True)
+    except InputError:
+        raise
     except Exception as error:  # Pillow's plugins raise anything from SyntaxError to struct.error on a damaged file
         raise InputError(f"{path}: not a readable image, or truncated ({str(error)[:120]})") from None
     if picture.mode.startswith("I;16") or picture.mode == "I":
         # Pillow's own conversion clips 16-bit values at 255, which leaves a white picture.
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, picture).convert("RGB")
+        picture = _on_white(picture)
     return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Strip by strip, which keeps a large picture in memory twice and not five times."""
+    whole = Image.new("RGB", picture.size)
+    for top in range(0, picture.height, STRIP):
+        strip = picture.crop((0, top, picture.width, min(top + STRIP, picture.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        whole.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return whole

@@ -14,6 +14,9 @@ from polymodal.errors import InputError
 
 __all__ = ["SoundInfo", "probe_sound", "read_wave"]
 
+LONGEST = 2**27
+"""Samples of one sound: 46 minutes at 48 kHz, in half a gigabyte. More is refused by its header, or when it comes."""
+BLOCK = 2**20
 PLAIN = {".wav", ".flac", ".ogg", ".oga", ".aif", ".aiff"}
 
 
@@ -49,6 +52,8 @@ def read_wave(path: Path, rate: int) -> NDArray[np.float32]:
     if own_rate != rate:
         import soxr
 
+        if len(wave) * rate > LONGEST * own_rate:
+            raise InputError(f"{path}: {len(wave) / own_rate:.0f} s of sound at {own_rate} Hz; {_TOO_LONG}")
         wave = soxr.resample(wave, own_rate, rate).astype(np.float32, copy=False)
         if not len(wave):
             raise InputError(f"{path}: the sound is too short to resample to {rate} Hz")
@@ -87,13 +92,34 @@ def _decode(path: Path) -> tuple[NDArray[np.float32], int]:
         import soundfile
 
         try:
-            samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+            wave, rate = _decode_plain(path)
         except (soundfile.LibsndfileError, RuntimeError):
             return _decode_container(path)  # for example ADPCM in a .wav, or Opus in an .ogg
         if path.suffix.lower() == ".wav":
             _check_wav(path)
-        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32), int(rate)
+        return wave, rate
     return _decode_container(path)
+
+
+_TOO_LONG = f"more than {LONGEST:,} samples are not read at once; cut the file into pieces"
+
+
+def _decode_plain(path: Path) -> tuple[NDArray[np.float32], int]:
+    import soundfile
+
+    with soundfile.SoundFile(str(path)) as file:
+        if file.frames >= 2**62:
+            raise RuntimeError("libsndfile does not know how long it is")
+        if file.frames > LONGEST:
+            raise InputError(f"{path}: {file.frames} samples by its header; {_TOO_LONG}")
+        if file.channels == 1:
+            return file.read(dtype="float32"), int(file.samplerate)
+        wave = np.empty(file.frames, np.float32)
+        count = 0
+        while len(block := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
+            wave[count : count + len(block)] = block.mean(1, dtype=np.float32)
+            count += len(block)
+        return wave[:count], int(file.samplerate)
 
 
 def _check_wav(path: Path) -> None:
@@ -118,6 +144,7 @@ def _decode_container(path: Path) -> tuple[NDArray[np.float32], int]:
     import av
 
     parts: list[NDArray[np.float32]] = []
+    count = 0
     container, stream = open_media(path, "audio")
     with container:
         rate = int(stream.rate or 0)
@@ -125,7 +152,12 @@ def _decode_container(path: Path) -> tuple[NDArray[np.float32], int]:
         try:
             for frame in container.decode(stream):
                 parts.extend(out.to_ndarray().mean(0, dtype=np.float32) for out in resampler.resample(frame))
+                count += frame.samples
+                if count > LONGEST:
+                    raise InputError(f"{path}: {_TOO_LONG}")
             parts.extend(out.to_ndarray().mean(0, dtype=np.float32) for out in resampler.resample(None))
+        except InputError:
+            raise
         except (av.FFmpegError, ValueError) as error:
             raise InputError(f"{path}: the sound is damaged or truncated ({reason(error)})") from None
         wave = np.concatenate(parts) if parts else np.zeros(0, np.float32)
