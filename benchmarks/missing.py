@@ -49,7 +49,7 @@ METHODS: dict[str, list[Settings]] = {
     "plain": [{"recipe": "joint"}],
     "dropout": [
         {"recipe": "joint", "balancer": balancer, "modality_dropout": probability}
-        for balancer, probability in (("joint", 0.3), ("multi_loss", 0.3), ("multi_loss", 0.5))
+        for balancer, probability in (("multi_loss", 0.3), ("multi_loss", 0.5))
     ],
 }
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast
 
@@ -32,8 +33,8 @@ class Storable(Protocol):
     def sample_keys(self, modality: str) -> tuple[list[str], bool]:
         """What tells each sample's input from any other, preprocessing included; and whether it is drawn at random."""
 
-    def raw(self, modality: str, places: Places) -> Any:
-        """Inputs of the samples at `places` for the encoder."""
+    def raw(self, modality: str, places: Places, draw: int = 0) -> Any:
+        """Inputs of the samples at `places` for the encoder; of an input that is drawn at random its draw of that number."""
 
     def replaced(self, columns: Mapping[str, FeatureColumn]) -> Self:
         """The same loader with features in the place of the inputs of some modalities."""
@@ -170,7 +171,7 @@ class FeatureCache:
         draws = self.draws or 1 if random else 1
         wanted = [f"{key}#{k}" for k in range(draws) for key in keys]
         group = hashlib.sha256(f"{fingerprint(encoder)} {'tokens' if self.tokens else ''}".encode()).hexdigest()[:24]
-        where = {key: i % len(keys) for i, key in reversed(list(enumerate(wanted)))}
+        where = {key: divmod(i, len(keys)) for i, key in reversed(list(enumerate(wanted)))}
         known = self._memory.setdefault(group, {})
         self._look(group, known)
         missing = [key for key in where if key not in known]
@@ -178,8 +179,9 @@ class FeatureCache:
             for chunk in _rotated([missing[i : i + self.shard] for i in range(0, len(missing), self.shard)]):
                 self._look(group, known)  # what another process has made meanwhile
                 if todo := [key for key in chunk if key not in known]:
-                    places = np.array([where[key] for key in todo], dtype=np.int64)
-                    self._keep(group, known, todo, self._encode(places, loader, modality, encoder))
+                    self._keep(
+                        group, known, todo, self._encode([where[key] for key in todo], loader, modality, encoder)
+                    )
                 bar.advance(len(chunk))
         wait()
         present = getattr(getattr(loader, "samples", None), "columns", {}).get(modality)
@@ -205,11 +207,14 @@ class FeatureCache:
         known.update({key: _Place(shard, row) for row, key in enumerate(keys)})
 
     @torch.no_grad()
-    def _encode(self, places: Places, loader: Storable, modality: str, encoder: nn.Module) -> dict[str, Tensor]:
+    def _encode(
+        self, places: Sequence[tuple[int, int]], loader: Storable, modality: str, encoder: nn.Module
+    ) -> dict[str, Tensor]:
+        """Features of the samples at (draw, place) each."""
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
         found: list[Features] = []
-        for start in range(0, len(places), self.batch_size):
-            x = move(loader.raw(modality, places[start : start + self.batch_size]), device)
+        for draw, chunk in _batches(places, self.batch_size):
+            x = move(loader.raw(modality, chunk, draw), device)
             one: Features = encoder(x)
             if self.tokens and one.tokens is None:
                 raise InputError(f"modality {modality!r}: {type(encoder).__name__} yields no token features to keep")
@@ -219,6 +224,14 @@ class FeatureCache:
         if self.tokens:
             tensors |= _padded([(cast(Tensor, one.tokens), one.mask) for one in found])
         return tensors
+
+
+def _batches(places: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int, Places]]:
+    """(draw, places) of at most `size` neighbours of one draw each."""
+    for draw, group in groupby(places, key=lambda one: one[0]):
+        own = np.array([place for _, place in group], dtype=np.int64)
+        for start in range(0, len(own), size):
+            yield draw, own[start : start + size]
 
 
 @contextmanager
@@ -235,7 +248,8 @@ def _frozen(encoder: nn.Module) -> Iterator[None]:
 
 def _rotated(chunks: list[list[str]]) -> list[list[str]]:
     """The chunks in another order for each process. Neighbours walk towards each other, so that they meet once and never
-    go on side by side, each making what the other makes."""
+    go on side by side, each making what the other makes.
+    """
     number, count = (rank(), world_size()) if world_size() > 1 else (os.getpid(), max(len(chunks), 1))
     back = number % 2
     first = (number + back) % count * len(chunks) // count

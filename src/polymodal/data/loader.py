@@ -103,6 +103,7 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         batches = self.batches()[self._start :]
         self._start = 0
+        self._draw(self.epoch)
         loaded = self._load(batches)
         if self._dropout is None:
             return loaded
@@ -137,14 +138,26 @@ class Loader:
 
     def sample_keys(self, modality: str) -> tuple[list[str], bool]:
         """See `features.Storable`: the options of the input, the cells, and each file's size and time of change."""
+        self._draw(self.epoch)
         column = self.samples.columns[modality]
-        return column.keys(), column.input.random
+        return column.keys(), column.drawn
 
-    def raw(self, modality: str, places: Places) -> Value | Features:
-        """Inputs of the samples at `places`."""
+    def raw(self, modality: str, places: Places, draw: int = 0) -> Value | Features:
+        """Inputs of the samples at `places`; of an input that is drawn at random, those of epoch `draw`."""
+        self._draw(draw)
         return self.samples.columns[modality].batch(places)
 
-    def replaced(self, columns: Mapping[str, FeatureColumn]) -> Loader:
+    def fixed(self, modalities: Sequence[str]) -> Loader:
+        """The same loader whose samples of these modalities are not drawn at random but as evaluation sees them."""
+        own = {m: self.samples.columns[m] for m in modalities}
+        return self.replaced({m: one.fixed() for m, one in own.items() if isinstance(one, Column)})
+
+    def _draw(self, epoch: int) -> None:
+        for column in self.samples.columns.values():
+            if isinstance(column, Column):
+                column.seed, column.epoch = self.seed, epoch
+
+    def replaced(self, columns: Mapping[str, FeatureColumn | Column]) -> Loader:
         """The same loader with features in the place of the inputs of some modalities."""
         loader = copy.copy(self)
         loader.samples = copy.copy(self.samples)

@@ -108,7 +108,9 @@ def assemble(
     inputs = {m: make_input(one, **(preprocessing(one, given[m]) | given[m])) for m, one in schema.modalities.items()}
     cache = Cache(settings.cache_bytes)
     samples = {
-        part: Samples(tables[part], rows, schema, inputs, cache=cache) for part, rows in split.rows.items() if len(rows)
+        part: Samples(tables[part], rows, schema, inputs, cache=cache, training=part == "train")
+        for part, rows in split.rows.items()
+        if len(rows)
     }
     total = sum(len(one) for one in samples.values()) * len(inputs)
     with Progress("decoding", total, show=show) as bar:

@@ -32,6 +32,7 @@ class Samples:
         inputs: one for each modality of the schema; shared by all parts.
         cache: limit of memory; shared by all parts.
         labelled: whether there are labels; default whether the table has the label column. Without, `target` is zero.
+        training: whether inputs that are drawn at random give other samples in each epoch.
 
     Attributes:
         target: (N,) int64 classes or items, (N, C) float32 of 0 and 1 for several labels, (N,) float32 for a regression.
@@ -51,6 +52,7 @@ class Samples:
         *,
         cache: Cache | None = None,
         labelled: bool | None = None,
+        training: bool = False,
     ) -> None:
         self.table, self.schema, self.inputs = table, schema, inputs
         self.rows = np.asarray(rows, dtype=np.int64)
@@ -63,7 +65,8 @@ class Samples:
         self.lacking: set[str] = set()
         for name, modality in schema.modalities.items():
             cells = list(zip(*(table.cells(column) for column in modality.columns), strict=True))
-            self.columns[name] = Column(inputs[name], [cells[row] for row in self.rows], table.root, cache)
+            own = [cells[row] for row in self.rows]
+            self.columns[name] = Column(inputs[name], own, table.root, cache, self.rows if training else None)
             # By the whole table, so that all its parts and all their batches have the same entries.
             if inputs[name].can_be_absent and table.missing(modality.columns[0]).any():
                 self.lacking.add(name)

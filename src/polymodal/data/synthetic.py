@@ -227,7 +227,7 @@ class ArrayLoader:
             hashlib.sha256(f"{row.dtype} {row.shape}".encode() + row.tobytes()).hexdigest()[:32] for row in rows
         ], False
 
-    def raw(self, modality: str, places: NDArray[np.int64]) -> Tensor:
+    def raw(self, modality: str, places: NDArray[np.int64], draw: int = 0) -> Tensor:
         """Inputs of the samples at `places`."""
         return self.data.inputs[modality][torch.from_numpy(places)]
 

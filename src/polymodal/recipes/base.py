@@ -56,9 +56,13 @@ class Only:
         """See `polymodal.data.features.Storable`."""
         return _storable(self.loader).sample_keys(modality)
 
-    def raw(self, modality: str, places: NDArray[np.int64]) -> Any:
+    def raw(self, modality: str, places: NDArray[np.int64], draw: int = 0) -> Any:
         """Inputs of the samples at `places`."""
-        return _storable(self.loader).raw(modality, places)
+        return _storable(self.loader).raw(modality, places, draw)
+
+    def fixed(self, modalities: Sequence[str]) -> Only:
+        """The same loader without random draws of these modalities."""
+        return Only(_fixed(self.loader, modalities), self.modalities)
 
     def replaced(self, columns: Mapping[str, FeatureColumn]) -> Only:
         """The same loader with features in the place of the inputs of some modalities."""
@@ -81,6 +85,10 @@ def _storable(loader: Sized) -> Storable:
             "polymodal's Loader or ArrayLoader"
         )
     return cast(Storable, loader)
+
+
+def _fixed(loader: Sized, modalities: Sequence[str]) -> Sized:
+    return cast(Sized, loader.fixed(modalities)) if hasattr(loader, "fixed") else loader
 
 
 def _losing(loader: Sized, probability: float, modalities: Sequence[str]) -> Sized:
@@ -199,6 +207,8 @@ class Setup:
     ) -> tuple[Sized, Sized | None]:
         """Loaders of training and validation whose batches hold the features of these frozen encoders, computed once.
 
+        Inputs that are augmented are taken as evaluation sees them, unless `data.feature_draws` says how many draws to keep.
+
         Args:
             encoders: by modality.
             modalities: what the batches hold in all; those of `encoders` by default.
@@ -207,6 +217,8 @@ class Setup:
         data = self.config.data
         folder = data.feature_cache or (None if self.run is None else str(self.run.path / "features"))
         train, valid = self.loaders(tuple(modalities) or tuple(encoders))
+        if data.feature_draws is None:
+            train = _fixed(train, list(encoders))
         for keep in (False, True):
             some = {m: encoder for m, encoder in encoders.items() if (m in tokens) == keep}
             if some:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polymodal.data.media.video import probe_video, read_frames, sample_frames
+from polymodal.data.media.sampling import sample_frames
+from polymodal.data.media.video import probe_video, read_frames
 from polymodal.errors import InputError
 from tests.data.files import cut, numbered_frames, write_clip
 

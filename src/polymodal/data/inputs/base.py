@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import torch
 
 from polymodal.data.inputs.padding import Value, blank, trim
@@ -34,8 +35,6 @@ class Input(ABC):
     reads_files: ClassVar[bool] = False
     can_be_absent: ClassVar[bool] = True
     variable_length: ClassVar[bool] = False
-    random: ClassVar[bool] = False
-    """Whether decoding or `finish` draws at random, so that a sample differs from epoch to epoch."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -47,6 +46,16 @@ class Input(ABC):
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:  # noqa: B027
         """Settle what decoding needs to know (sizes, rates) from the cells of training rows; broken ones are passed."""
 
+    @property
+    def random(self) -> bool:
+        """Whether a training sample is drawn anew in each epoch, by `material` and `vary`."""
+        return False
+
+    @property
+    def keeps(self) -> bool:
+        """Whether `material` is the same for all draws, so that it is worth keeping."""
+        return True
+
     @abstractmethod
     def decode(self, cells: tuple[Any, ...], root: Path) -> Decoded | None:
         """One sample as small arrays that depend on nothing else, or None where it lacks the modality.
@@ -54,6 +63,14 @@ class Input(ABC):
         Raises:
             InputError: the file or the cell is broken.
         """
+
+    def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> Decoded | None:
+        """What `vary` makes a training sample of; None where the sample lacks the modality. Raises as `decode`."""
+        return self.decode(cells, root)
+
+    def vary(self, material: Decoded, cells: tuple[Any, ...], random: np.random.Generator) -> Decoded:
+        """One draw of a training sample, of the form that `decode` gives. `material` stays as it is."""
+        return material
 
     def fit(self, decoded: Iterable[Decoded]) -> None:  # noqa: B027
         """Learn statistics from the decoded samples of the training part."""

@@ -26,6 +26,7 @@ from polymodal.data.media.audio import (
     log_mel,
     log_power,
 )
+from polymodal.data.media.augment import mask_spectrogram
 from polymodal.data.media.filter_bank import kaldi_clips
 from polymodal.data.media.sound import probe_sound, read_wave
 from polymodal.types import Padded
@@ -58,6 +59,9 @@ class AudioInput(Input):
         clips, clip_seconds, clip_frames: K, their length, and T with the zeros behind it (kaldi_clips).
         standardize: whether to subtract `mean` and divide by `std`.
         mean, std: by frequency bin, or one number for all; default those of the training part.
+        augment: "none", or "spec_augment": in training a band of frequencies and a stretch of time, drawn anew in each epoch,
+            hold the mean instead; not of waveforms.
+        mask_bins, mask_frames: how wide they are at most; default 27 of 80 bins, and a fifth of the frames up to 100.
     """
 
     representation: str = "log_mel"
@@ -76,15 +80,23 @@ class AudioInput(Input):
     standardize: bool = True
     mean: list[float] | None = None
     std: list[float] | None = None
+    augment: str = "none"
+    mask_bins: int | None = None
+    mask_frames: int | None = None
 
     reads_files: ClassVar[bool] = True
 
     def check(self) -> None:
-        self.require_numbers("sample_rate", "n_fft", "hop", "n_mels", "clips", "clip_frames")
+        self.require_numbers(
+            "sample_rate", "n_fft", "hop", "n_mels", "clips", "clip_frames", "mask_bins", "mask_frames"
+        )
         self.require_numbers("max_seconds", "clip_seconds", whole=False)
         self.require("representation", self.representation in REPRESENTATIONS, "one of " + ", ".join(REPRESENTATIONS))
         self.require("mel_scale", self.mel_scale in ("slaney", "htk"), "slaney or htk")
         self.require("pad_mode", self.pad_mode in ("constant", "reflect"), "constant or reflect")
+        self.require("augment", self.augment in ("none", "spec_augment"), "none or spec_augment")
+        spectral = self.augment == "none" or self.representation != "waveform"
+        self.require("augment", spectral, "none for waveforms, which have no frequencies to mask")
 
     def probe(self, rows: Sequence[tuple[Any, ...]], root: Path) -> None:
         for name, value in computed_options(rows, root).items():
@@ -142,15 +154,32 @@ class AudioInput(Input):
 
     def computation(self) -> dict[str, Any]:
         """The options, once settled, that what `decode` gives depends on."""
-        names = (*["representation", "sample_rate", "max_seconds", "tile", "clamp", "n_fft", "hop", "n_mels", "mel_scale", "pad_mode"],)
-        clips = ("clips", "clip_seconds", "clip_frames") if self._clipped else ()
-        return {name: getattr(self, name) for name in (*names, *clips)}
+        names = ["representation", "sample_rate", "max_seconds", "tile", "clamp", "n_fft", "hop", "n_mels", "mel_scale"]
+        names += ["pad_mode", *(["clips", "clip_seconds", "clip_frames"] if self._clipped else [])]
+        return {name: getattr(self, name) for name in names}
 
     def _format(self) -> tuple[int, int]:
         """Sampling rate and number of samples of the longest sound."""
         if self.sample_rate is None or self.max_seconds is None:
             raise self.unsettled()
         return self.sample_rate, max(1, round(self.max_seconds * self.sample_rate))
+
+    @property
+    def random(self) -> bool:
+        return self.augment != "none"
+
+    def vary(
+        self, material: NDArray[np.float32], cells: tuple[Any, ...], random: np.random.Generator
+    ) -> NDArray[np.float32]:
+        known = self.standardize and self.mean is not None
+        spectrograms = material.reshape(-1, *material.shape[-2:])
+        _, count, length = spectrograms.shape
+        bins, frames = self.mask_bins or count * 27 // 80, self.mask_frames or min(100, length // 5)
+        masked = [
+            mask_spectrogram(one, bins, frames, np.array(self.mean)[:, None] if known else one.mean(), random)
+            for one in spectrograms
+        ]
+        return np.stack(masked).reshape(material.shape)
 
     def fit(self, decoded: Iterable[NDArray[np.float32]]) -> None:
         if not self.standardize or (self.mean is not None and self.std is not None):

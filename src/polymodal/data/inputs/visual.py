@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,15 @@ from torch import Tensor
 from polymodal.data.inputs.base import Input, probe_files, resolve
 from polymodal.data.inputs.moments import Moments
 from polymodal.data.inputs.padding import Value
+from polymodal.data.media.augment import crop_flip
+from polymodal.data.media.files import PAIR
 from polymodal.data.media.image import fit_size, probe_image, read_image
+from polymodal.data.media.sampling import DRAWN, SAMPLINGS, at_rate, pick_frames
 from polymodal.data.media.video import probe_video, read_frames
 
 __all__ = ["ImageInput", "VideoInput"]
+
+AUGMENTS = ("none", "flip", "crop_flip")
 
 
 @dataclass(eq=False)
@@ -32,6 +38,9 @@ class Visual(Input):
         channels: 1 or 3, or 2 for a flow; default 1 if every probed training sample is grey, else 3.
         standardize: whether to subtract `mean` and divide by `std`.
         mean, std: by channel, of values in [0, 1]; default those of the training part.
+        augment: what is done to training samples, anew in each epoch: "none", "flip" (a mirror in half of the cases) or
+            "crop_flip" (a random part as well, stretched to `height` and `width`). Evaluation sees the whole picture.
+        crop_scale: least and largest share of the area that is cut out.
     """
 
     image_size: int = 112
@@ -41,6 +50,8 @@ class Visual(Input):
     standardize: bool = True
     mean: list[float] | None = None
     std: list[float] | None = None
+    augment: str = "none"
+    crop_scale: Sequence[float] = (0.08, 1.0)
 
     reads_files: ClassVar[bool] = True
     PROBED: ClassVar[int] = 128
@@ -50,6 +61,9 @@ class Visual(Input):
         self.require_numbers("image_size", "height", "width")
         self.require("channels", self.channels in (None, *self.CHANNELS), " or ".join(map(str, self.CHANNELS)))
         self.require("width", (self.height is None) == (self.width is None), "height and width together, or neither")
+        self.require("augment", self.augment in AUGMENTS, "one of " + ", ".join(AUGMENTS))
+        low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
+        self.require("crop_scale", 0 < low <= high <= 1, "two shares of the area, 0 < least <= largest <= 1")
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = value is None or self.channels is None or len(value) == self.channels
@@ -94,6 +108,26 @@ class Visual(Input):
         mean, std = moments.result()
         self.mean, self.std = [m / 255 for m in mean], [s / 255 for s in std]
 
+    @property
+    def random(self) -> bool:
+        return self.augment != "none"
+
+    @property
+    def stored_size(self) -> tuple[int, int] | None:
+        """(H, W) of `material`; None is the pictures' own."""
+        height, width, _ = self.picture
+        return None if self.augment == "crop_flip" else (height, width)
+
+    def varied(
+        self, pictures: NDArray[np.uint8], random: np.random.Generator, *, flow: bool = False
+    ) -> NDArray[np.uint8]:
+        """Pictures (T, H, W, C) of one clip, augmented together."""
+        if self.augment == "none":
+            return pictures
+        height, width, _ = self.picture
+        scale = self.crop_scale if self.augment == "crop_flip" else None
+        return crop_flip(pictures, (height, width), scale, random, flow=flow)
+
     def pack(self, decoded: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.from_numpy(np.stack(decoded))
 
@@ -122,6 +156,17 @@ class ImageInput(Visual):
         height, width, channels = self.picture
         return read_image(path, (height, width), channels)
 
+    def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> NDArray[np.uint8] | None:
+        if cells[0] is None:
+            return None
+        *_, channels = self.picture
+        return read_image(resolve(cells[0], root), self.stored_size, channels)
+
+    def vary(
+        self, material: NDArray[np.uint8], cells: tuple[Any, ...], random: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        return np.asarray(self.varied(material[None], random)[0])
+
     def empty(self) -> NDArray[np.uint8]:
         return np.zeros(self.picture, np.uint8)
 
@@ -136,10 +181,19 @@ class VideoInput(Visual):
     """Clips as stacks of frames. `shape` is (T, C, H, W); a batch is (B, T, C, H, W) float32.
 
     Options, besides those of `Visual`:
-        frames: T, spread evenly over the clip; default the median length of the training clips, at most 16.
+        frames: T; default the median length of the training clips, at most 16.
+        sampling: which frames: "even" (spread over the clip), "first", "segments" (one of each of T parts: in training any, in
+            evaluation its first) or "random" (in training any T in order, in evaluation spread evenly). A clip with fewer
+            than T gives all and repeats the last.
+        fps: how many frames a second are chosen from: those whose index is a multiple of floor(rate / fps); empty for all. A
+            folder of pictures is taken as it is.
+        per_frame_aug: draw the augmentation for each frame by itself, as the authors of OGM-GE do, not once a clip.
     """
 
     frames: int | None = None
+    sampling: str = "even"
+    fps: float | None = None
+    per_frame_aug: bool = False
 
     PROBED: ClassVar[int] = 32
     CHANNELS: ClassVar[tuple[int, ...]] = (1, 2, 3)
@@ -147,13 +201,20 @@ class VideoInput(Visual):
     def check(self) -> None:
         super().check()
         self.require_numbers("frames")
+        self.require_numbers("fps", whole=False)
+        self.require("sampling", self.sampling in SAMPLINGS, "one of " + ", ".join(SAMPLINGS))
+        self.require("per_frame_aug", not self.per_frame_aug or self.augment != "none", "false where augment is 'none'")
 
     def probe_one(self, path: Path) -> Any:
         return probe_video(path)
 
     def learn(self, found: list[Any]) -> None:
         if self.frames is None:
-            self.frames = max(1, min(16, int(np.median([one.frames for one in found]))))
+            lengths = [
+                len(at_rate(range(one.frames), one.rate, self.fps)) if self.fps and one.rate else one.frames
+                for one in found
+            ]
+            self.frames = max(1, min(16, int(np.median(lengths))))
 
     def settled(self) -> bool:
         return super().settled() and self.frames is not None
@@ -165,7 +226,31 @@ class VideoInput(Visual):
         if not self.settled():
             probe_video(path)  # says what is wrong with this file, as with all others
         frames, channels, height, width = self.shape
-        return read_frames(path, frames, (height, width), channels)
+        pick = partial(pick_frames, sampling=self.sampling)
+        return read_frames(path, frames, (height, width), channels, pick=pick, fps=self.fps)
+
+    @property
+    def random(self) -> bool:
+        return super().random or not self.keeps
+
+    @property
+    def keeps(self) -> bool:
+        return self.sampling not in DRAWN
+
+    def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> NDArray[np.uint8] | None:
+        if cells[0] is None:
+            return None
+        frames, channels, *_ = self.shape
+        pick = partial(pick_frames, sampling=self.sampling, random=random)
+        return read_frames(resolve(cells[0], root), frames, self.stored_size, channels, pick=pick, fps=self.fps)
+
+    def vary(
+        self, material: NDArray[np.uint8], cells: tuple[Any, ...], random: np.random.Generator
+    ) -> NDArray[np.uint8]:
+        flow = PAIR in str(cells[0])
+        if not self.per_frame_aug:
+            return self.varied(material, random, flow=flow)
+        return np.concatenate([self.varied(one[None], random, flow=flow) for one in material])
 
     def empty(self) -> NDArray[np.uint8]:
         frames, channels, height, width = self.shape

@@ -66,7 +66,7 @@ def read_pictures(frames: Frames, index: list[int], size: tuple[int, int] | None
     Args:
         frames: the clip.
         index: T places in it.
-        size: (height, width) in pixels, None keeps their own.
+        size: (height, width) in pixels, None that of the first one.
         channels: 1 for grey, 3 for RGB; of a flow 2 for (u, v), 3 adds a plane of 128 for people to look at.
 
     Raises:
@@ -75,6 +75,9 @@ def read_pictures(frames: Frames, index: list[int], size: tuple[int, int] | None
     if frames.flow != (channels == 2) and not (frames.flow and channels == 3):
         what = "flow has 2 channels" if frames.flow else "pictures have 1 or 3 channels"
         raise InputError(f"{frames.files[0][0].parent}: {what}, and {channels} are asked for")
+    if size is None:
+        one = read_image(frames.files[index[0]][0])
+        size = one.shape[0], one.shape[1]
     if not frames.flow:
         return np.stack([read_image(frames.files[i][0], size, channels) for i in index])
     pairs = np.stack([np.concatenate([read_image(one, size, 1) for one in frames.files[i]], -1) for i in index])

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from polymodal.data.media.container import check_complete, open_media, reason
 from polymodal.data.media.files import Piece, piece_of
 from polymodal.data.media.frames import find_frames, read_pictures
+from polymodal.data.media.sampling import Pick, at_rate, sample_frames
 from polymodal.errors import InputError
 
-__all__ = ["VideoInfo", "each_frame", "probe_video", "read_frames", "sample_frames"]
+__all__ = ["VideoInfo", "each_frame", "probe_video", "read_frames"]
 
 
 class VideoInfo(NamedTuple):
@@ -28,47 +29,62 @@ class VideoInfo(NamedTuple):
     rate: float | None = None
 
 
-def sample_frames(total: int, wanted: int) -> NDArray[np.int64]:
-    """(wanted,) indices of `wanted` frames spread evenly over `total`: floor((i + 1/2) total / wanted).
-
-    A clip with fewer frames than wanted gives all of its frames and repeats the last.
-    """
-    if total < wanted:
-        return np.minimum(np.arange(wanted), total - 1)
-    return ((2 * np.arange(wanted) + 1) * total) // (2 * wanted)
-
-
-def read_frames(path: Path, frames: int, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
-    """(T, H, W, C) uint8: `frames` pictures spread evenly over the clip, resized to `size` = (H, W) pixels.
+def read_frames(
+    path: Path,
+    frames: int,
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    *,
+    pick: Pick = sample_frames,
+    fps: float | None = None,
+) -> NDArray[np.uint8]:
+    """(T, H, W, C) uint8: `frames` pictures of the clip, spread evenly over it, resized to `size` = (H, W) pixels.
 
     Args:
         path: any file with a video stream that FFmpeg decodes, or a piece of one ("clip.mp4#t=2,7"); a folder of numbered
             pictures; or a pair of folders of flow (`frames.find_frames`).
-        frames: T, see `sample_frames`.
+        frames: T.
         size: (height, width) in pixels; the pictures are stretched to it. None keeps their own size.
         channels: 1 for grey, 3 for RGB, 2 for flow.
+        pick: which of the frames are taken, if not `sample_frames`.
+        fps: how many frames a second it chooses from (`sampling.at_rate`); None is all of them. A folder of pictures, whose
+            rate nothing tells, is taken as it is.
 
     Raises:
-        InputError: the file is missing, empty, truncated, holds no video, or ends before the piece asked for.
+        InputError: the file is missing, empty, truncated, holds no video, ends before the piece asked for, or holds no frame
+            at that rate.
     """
     folder = find_frames(path)
     if folder is not None:
-        return read_pictures(folder, sample_frames(len(folder.files), frames).tolist(), size, channels)
+        return read_pictures(folder, pick(len(folder.files), frames).tolist(), size, channels)
     if channels == 2:
         raise InputError(f"{path}: 2 channels are those of flow, and this is no pair of folders of flow pictures")
     piece = piece_of(path)
     total, rate = _count(piece.path)
-    wanted = _wanted(piece, total, rate, frames)
+    wanted = _wanted(piece, total, rate, frames, pick, fps)
     pictures = _decode(piece.path, set(wanted), size, channels)
     if pictures.total != total:  # packets and frames differ in some codecs: hidden frames, or B-frames left out
-        wanted = _wanted(piece, pictures.total, rate, frames)
+        wanted = _wanted(piece, pictures.total, rate, frames, pick, fps)
         pictures = _decode(piece.path, set(wanted), size, channels)
     return np.stack([pictures.kept[i] for i in wanted])
 
 
-def _wanted(piece: Piece, total: int, rate: float, frames: int) -> list[int]:
-    inside = _inside(piece, total, rate)
-    return [inside[i] for i in sample_frames(len(inside), frames).tolist()]
+def _wanted(piece: Piece, total: int, rate: float, frames: int, pick: Pick, fps: float | None) -> list[int]:
+    inside = _inside(piece, total, rate) if fps is None else _kept(piece, total, rate, fps)
+    return [inside[i] for i in pick(len(inside), frames).tolist()]
+
+
+def _kept(piece: Piece, total: int, rate: float, fps: float) -> range:
+    if not rate:
+        raise InputError(
+            f"{piece.path}: the file does not say its frames a second, so that {fps:g} a second cannot be kept"
+        )
+    found = at_rate(_inside(piece, total, rate), rate, fps)
+    if not found:
+        raise InputError(
+            f"{piece.path}: the piece is too short to hold a frame at {fps:g} a second; take fps higher or empty"
+        )
+    return found
 
 
 def _inside(piece: Piece, total: int, rate: float) -> range:
@@ -102,9 +118,8 @@ def each_frame(path: Path, *, per_second: bool = False) -> Iterator[tuple[int, N
         raise InputError(
             f"{piece.path}: the file does not say its frames a second, so that one a second cannot be kept"
         )
-    step = max(1, int(rate)) if per_second else 1
     inside = _inside(piece, total, rate)
-    for index, pixels in _decoded(piece.path, range(-(-inside.start // step) * step, inside.stop, step), None, 3):
+    for index, pixels in _decoded(piece.path, at_rate(inside, rate, 1) if per_second else inside, None, 3):
         if pixels is not None:
             yield index, pixels
 
