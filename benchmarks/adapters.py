@@ -1,7 +1,7 @@
 """Every adapter, a linear head and full fine-tuning on the same uni-modally trained encoders; Wander taken apart.
 
     python benchmarks/adapters.py ../shared/data [--minutes 90 | --full] [--check] [--out FILE] [--cache FOLDER]
-    python benchmarks/adapters.py ../shared/data --sets mosi_utt --methods linear wander_d16 --seeds 1 --epochs 1  # a smoke test
+    python benchmarks/adapters.py ../shared/data --sets mosi_utt --methods linear wander_d16 --seeds 1 --epochs 1 --limit 64
 
 Sets: D4 (synthetic sequences of which only the pair tells the class); `mosi_utt`, five neighbouring utterances of one video,
 labelled by the middle one; `mfeat6`, six views as sequences of length 1, which makes sequence fusion vector fusion;
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import fcntl
 import functools
 import hashlib
 import logging
@@ -273,6 +274,15 @@ def _mosi(data: str, folder: str) -> Kept:
     return found
 
 
+def _first(part: Arrays, count: int) -> Arrays:
+    """The first samples of a part."""
+    columns: dict[str, Any] = dict(part.inputs)
+    cut = {
+        m: Ragged(x.values[:count], x.mask[:count]) if isinstance(x, Ragged) else x[:count] for m, x in columns.items()
+    }
+    return Arrays(cut, part.target[:count])  # type: ignore[arg-type]
+
+
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +326,8 @@ def setup_of(job: Settings, data: str, folder: str) -> tuple[Watched, ArrayLoade
         parts = {"train": d4(1500, seed), "valid": d4(500, 500 + seed), "test": d4(2000, 1000 + seed)}
     else:
         parts = parts_of(name, data, folder)
+    if limit := job["trial"].get("limit"):
+        parts = {part: _first(some, limit) for part, some in parts.items()}
     epochs, rate = one.phase
     quick = min(job["epochs"], one.epochs) if job["epochs"] else one.epochs
     phase = {"optimizer": {"lr": rate}, "train": {"epochs": min(job["epochs"] or epochs, epochs) or 1}}
@@ -371,12 +383,17 @@ def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
     logging.getLogger("polymodal").setLevel(logging.ERROR)
     warm()
     spec = dict(job["trial"])
+    limit = spec.pop("limit", 0)
     recipe, fine_tune = spec.pop("recipe"), spec.get("fine_tune", True)
     setup, test = setup_of(job, data, folder)
     if fine_tune:
-        key = f"{job['data']}-{job['epochs']}-{job['seed']}-{source_digest(*ROOMS)}"
-        shared = replace(setup, run=RunFolder(Path(folder) / "phases" / key, resume=True), seconds={}, finished={})
-        train_each(shared)
+        key = f"{job['data']}-{job['epochs']}-{limit}-{job['seed']}-{source_digest(*ROOMS)}"
+        place = Path(folder) / "phases" / key
+        place.mkdir(parents=True, exist_ok=True)
+        shared = replace(setup, run=RunFolder(place, resume=True), seconds={}, finished={})
+        with open(place / "lock", "w") as lock:  # two rows of one seed may begin at once
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            train_each(shared)
         setup.finished.update(shared.finished)
     began = time.perf_counter()
     if recipe == "speed":
@@ -508,6 +525,7 @@ def claims(cells: list[Cell]) -> tuple[str, bool]:
 
 def cells_of(args: argparse.Namespace, results: Results) -> list[Cell]:
     """Cells in the order in which they are run: claims, then main rows set by set, then ablations."""
+    limit: Spec = {"limit": args.limit} if args.limit else {}
     wanted: list[tuple[str, str, Spec]] = [("d4", name, spec) for name, spec in SYNTHETIC.items()]
     wanted += [(data, "speed", {"recipe": "speed"}) for data in ("emoji_groups", "grid_digits")]
     for rows in (MAIN, ABLATIONS):
@@ -519,7 +537,7 @@ def cells_of(args: argparse.Namespace, results: Results) -> list[Cell]:
             if name in rows
         ]
     return [
-        Cell(data, name, [spec], 1 if name == "speed" else args.seeds, args.epochs or 0, results)
+        Cell(data, name, [spec | limit], 1 if name == "speed" else args.seeds, args.epochs or 0, results)
         for data, name, spec in wanted
         if data in args.sets and (not args.methods or name in args.methods)
     ]
@@ -535,6 +553,7 @@ def main() -> int:
     parser.add_argument("--cache", type=Path, default=Path("build/adapters"), help="expanded sets and finished runs")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="of every stage, at most; for a smoke test")
+    parser.add_argument("--limit", type=int, help="samples a part; for a smoke test")
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--methods", nargs="*")
     args = parser.parse_args()
