@@ -50,6 +50,9 @@ DIGITS: dict[str, Any] = {
 }
 EMOJI: dict[str, Any] = {
     "preset": "small",
+    # The pictures have 64 pixels. A linear probe of the frozen encoder reads .740 of validation at 128 and .746 at its own 224,
+    # at a third of the cost.
+    "data": {"inputs": {"image": {"image_size": 128}}},
     "optimizer": {"name": "adamw", "lr": 2e-4, "weight_decay": 0.01},
     "stages": {
         "unimodal_image": {"optimizer": {"lr": 1e-3}},
@@ -107,7 +110,8 @@ def assembled(name: str, data: str, folder: str) -> Any:
     from polymodal.config import load_config
 
     kind, options, modalities, _, settings = SETS[name]
-    config = load_config({"label": "label", "data": {"modalities": list(modalities)}, **settings})
+    columns = {**settings.get("data", {}), "modalities": list(modalities)}
+    config = load_config({"label": "label", **settings, "data": columns})
     predictor = pm.Predictor(config=config, show=False)
     return predictor, predictor._assemble(str(expanded(Path(data), kind, Path(folder), *options)), None)
 
@@ -131,9 +135,9 @@ def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
     predictor, parts = assembled(job["data"], data, folder)
     epochs = max(1, job["epochs"] // 5) if phase == "short" else job["epochs"]
     values = SETS[job["data"]][4] | {"seed": job["seed"], "balancer": balancer}
-    modalities = {"modalities": list(SETS[job["data"]][2])}
+    columns = {**values.pop("data", {}), "modalities": list(SETS[job["data"]][2])}
     train = {"epochs": epochs if recipe in ("ume", "mmlora", "full_ume") else job["epochs"], "device": "cpu"}
-    predictor.config = load_config({"label": "label", "data": modalities, "train": train, **values})
+    predictor.config = load_config({"label": "label", "data": columns, "train": train, **values})
     setup = predictor._setup(parts, None)
     test = predictor._loader(parts.samples["test"], 256)
     own = ("joint", "linear_eval")
