@@ -10,8 +10,9 @@ EfficientNet-Lite0, the same host for every row. All encoders are Transformers o
 once a seed, and shared by all rows. Settings are fixed beforehand: every adapter trains with the linear head on the pooled
 features, as many epochs and at the same rate; full fine-tuning at a tenth of it. The best epoch on validation is kept, test is
 read once. Wander stands behind the encoders, on their cached tokens, and keeps each modality's sequence (`per_modality`) unless
-its row says joint. An epoch is forward, backward and step over the training part, timed by itself; memory is the growth of the
-process while the last stage trains. "speed" trains one epoch of full fine-tuning and one of Wander by turns in one process.
+its row says joint. An epoch is forward, backward and step over the training part, in the processor's seconds of one thread, which
+other load hardly changes; memory is the growth of the process while the last stage trains. "speed" is one epoch of full
+fine-tuning against one of Wander on cached tokens, by turns in one process.
 
 Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. With a time limit a cell is
 begun only if it should end in time. `--check` exits with 1 where a row of the table of claims does not hold.
@@ -302,18 +303,18 @@ class Watched(Setup):
 
 
 def epoch_of(model: MultimodalModel, loader: Any, setup: Setup) -> float:
-    """Seconds of one epoch: forward, backward and step over the training part, beyond one warm batch; nothing is kept."""
+    """Processor's seconds of one epoch: forward, backward and step on each batch, after a warm one; nothing is kept."""
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-6)
     balancer, began = Balancer(), 0.0
     model.train()
     for number, batch in enumerate([next(iter(loader)), *loader]):
         if number == 1:
-            began = time.perf_counter()
+            began = time.process_time()
         balancer.backward(forward(model, batch, setup.task))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     model.load_state_dict(before)
     return seconds
 
@@ -463,8 +464,7 @@ def all_zero(setup: Watched, spec: Spec) -> MultimodalModel:
 
 def speed(setup: Watched) -> dict[str, Any]:
     """Seconds of an epoch of full fine-tuning and of Wander on cached tokens, by turns; the least of three."""
-    models = train_each(setup)[0]
-    whole = _joined(setup, {m: copy.deepcopy(one.encoders[m]) for m, one in models.items()})
+    whole = _joined(setup, {m: setup.make_encoder(m) for m in setup.modalities})
     kept: dict[str, Any] = {}
     inner = setup.fit
 
@@ -475,7 +475,7 @@ def speed(setup: Watched) -> dict[str, Any]:
 
     setup.fit = caught  # type: ignore[method-assign]
     setup.config.train.epochs = 1
-    small = wander(setup, output="per_modality", down=16).model
+    small = wander(setup, output="per_modality", down=16, fine_tune=False).model
     times: dict[str, list[float]] = {"full": [], "wander": []}
     for _ in range(3):
         times["full"].append(epoch_of(whole, setup.train, setup))
@@ -527,7 +527,7 @@ def cells_of(args: argparse.Namespace, results: Results) -> list[Cell]:
     """Cells in the order in which they are run: claims, then main rows set by set, then ablations."""
     limit: Spec = {"limit": args.limit} if args.limit else {}
     wanted: list[tuple[str, str, Spec]] = [("d4", name, spec) for name, spec in SYNTHETIC.items()]
-    wanted += [(data, "speed", {"recipe": "speed"}) for data in ("emoji_groups", "grid_digits")]
+    wanted += [(data, "speed", {"recipe": "speed", "fine_tune": False}) for data in ("emoji_groups", "grid_digits")]
     for rows in (MAIN, ABLATIONS):
         wanted += [
             (data, name, rows[name])
