@@ -86,8 +86,8 @@ def check_cells(table: Table, column: str, kind: str) -> None:
     if kind == "numeric":
         wrong, expected = to_numbers(cells)[1], "a finite number"
     elif kind == "vector":
-        wrong = np.array([cell is not None and not _is_list(cell) for cell in cells])
-        expected = "a list of numbers (Parquet or JSON lines)"
+        wrong = np.array([cell is not None and not _is_list(cell) and not _is_file(cell) for cell in cells])
+        expected = "a list of numbers (Parquet or JSON lines), or the path of a .npy file"
     else:
         media = kind in ("image", "audio", "video")
         wrong = np.array(
@@ -105,6 +105,10 @@ def check_cells(table: Table, column: str, kind: str) -> None:
 
 def _is_list(cell: Any) -> bool:
     return isinstance(cell, (list, tuple, np.ndarray))
+
+
+def _is_file(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.strip().endswith(".npy")
 
 
 def _numbers_inside(cell: Any) -> bool:

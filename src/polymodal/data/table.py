@@ -200,7 +200,7 @@ def _read_jsonl(path: Path, source: str) -> tuple[pd.DataFrame, list[int]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{source}, line {number}: not JSON ({error}); write one object a line") from None
             if not isinstance(row, dict):
                 raise InputError(f"{source}, line {number}: a {type(row).__name__}; write one JSON object a line")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polymodal.datasets.safe_files import open_hdf5, read_set
 from polymodal.errors import InputError
 
 __all__ = ["read_hdf5"]
@@ -23,23 +24,18 @@ def read_hdf5(path: Path, sizes: Mapping[str, int]) -> tuple[list[dict[str, Any]
     Raises:
         InputError: the file is damaged, lacks a set or an attribute, or its parts cannot be told.
     """
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({str(error)[:100]}); fetch it again") from None
-    with file:
+    with open_hdf5(path) as file:
         missing = [name for name in SETS if name not in file]
         if missing or "target_names" not in file.attrs:
             lacking = ", ".join([*missing, *([] if "target_names" in file.attrs else ["attribute target_names"])])
             raise InputError(f"{path}: lacks {lacking}; fetch the owner's file again")
         classes = _names(file.attrs["target_names"])
-        text, image, hot = (file[name][()] for name in SETS[:3])
-        ids = [
-            one.decode() if isinstance(one, bytes) else str(one) for one in np.asarray(file["imdb_ids"][()]).reshape(-1)
-        ]
+        text, image, hot = (read_set(file, name) for name in SETS[:3])
+        names = read_set(file, "imdb_ids").reshape(-1)
+        ids = [one.decode() if isinstance(one, bytes) else str(one) for one in names]
         ranges = _ranges(file.attrs.get("split"), len(ids), sizes, path)
+    if min(text.ndim, image.ndim, hot.ndim) < 1:
+        raise InputError(f"{path}: a set holds one number where there should be a row a film; fetch it again")
     if not len(text) == len(image) == len(hot) == len(ids) or hot.shape[1:] != (len(classes),):
         raise InputError(
             f"{path}: sets of unequal length, or genres of another width than the {len(classes)} target_names"

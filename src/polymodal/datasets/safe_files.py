@@ -12,15 +12,17 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polymodal.errors import InputError
 
-__all__ = ["load_pickle", "unpack"]
+__all__ = ["load_pickle", "open_hdf5", "read_set", "unpack"]
 
 KIND = re.compile(r"[?biufcSUO]\d{0,6}")
 
@@ -158,6 +160,40 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("builtins", "complex"): complex,
 }
 ALLOWED |= {("builtins", kind.__name__): _made(kind) for kind in (set, frozenset, bytes, bytearray)}
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[Any]:
+    """An HDF5 file; what fails of it inside of the block is told as the file's damage.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # the library raises OSError, KeyError, RuntimeError and others on a damaged file
+        raise InputError(f"{path}: not a readable HDF5 file ({str(error)[:100]}); fetch it again") from None
+
+
+def read_set(file: Any, name: str) -> NDArray[Any]:
+    """The numbers of a data set in an open HDF5 file.
+
+    Raises:
+        InputError: it is not there, or would take more memory than a file of this size can mean.
+    """
+    found = file.get(name)
+    path = file.file.filename
+    if found is None or not hasattr(found, "nbytes"):
+        raise InputError(f"{path}: no data set {name!r}; fetch the owner's file again")
+    # Numbers that are not stored count as zeros, so that a damaged shape may ask for any amount.
+    if found.nbytes > max(2**26, 1000 * Path(path).stat().st_size):
+        raise InputError(f"{path}: {name!r} would take {found.nbytes} bytes, far more than is stored; fetch it again")
+    return np.asarray(found[()])
 
 
 class _Member(NamedTuple):

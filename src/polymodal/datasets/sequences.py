@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polymodal.datasets.base import need
-from polymodal.datasets.safe_files import load_pickle
+from polymodal.datasets.safe_files import load_pickle, open_hdf5, read_set
 from polymodal.errors import InputError
 
 __all__ = ["MODALITIES", "read_lmf", "read_mmin", "read_mult"]
@@ -87,8 +88,6 @@ def read_mmin(root: Path, fold: int, dataset: str, longest: int = 350) -> list[t
 
     Source: Zhao et al. 2021 (MMIN), as Wander's author uses it.
     """
-    import h5py
-
     files = {
         "audio": "A/comparE.h5",
         "vision": "V/denseface.h5",
@@ -97,14 +96,11 @@ def read_mmin(root: Path, fold: int, dataset: str, longest: int = 350) -> list[t
     }
     paths = {m: need(root, name, "MMIN's features", dataset) for m, name in files.items()}
     rows = []
-    try:
-        held = {m: h5py.File(path, "r") for m, path in paths.items()}
-    except OSError as error:
-        raise InputError(f"{root}: not readable HDF5 files ({str(error)[:100]}); fetch them again") from None
-    try:
+    with ExitStack() as opened:
+        held = {m: opened.enter_context(open_hdf5(path)) for m, path in paths.items()}
         if str(fold) not in held["scale"]:
             raise InputError(f"{paths['scale']}: no fold {fold}; there are {', '.join(held['scale'])}")
-        mean, std = (np.asarray(held["scale"][str(fold)][name][()]) for name in ("mean", "std"))
+        mean, std = (read_set(held["scale"][str(fold)], name) for name in ("mean", "std"))
         std = np.where(std == 0, 1, std)
         for part, short in MMIN.items():
             labels, names = (
@@ -123,19 +119,17 @@ def read_mmin(root: Path, fold: int, dataset: str, longest: int = 350) -> list[t
                         raise InputError(
                             f"{paths[m]}: no utterance {name!r}, which target/{fold}/{short}_int2name.npy names"
                         )
-                    row[m] = np.asarray(held[m][name][()], dtype=np.float32)
+                    row[m] = read_set(held[m], name).astype(np.float32)
                 row["audio"] = ((row["audio"] - mean) / std).astype(np.float32)[:longest]
                 rows.append((row | {"split": part}, np.asarray(label)))
-    finally:
-        for file in held.values():
-            file.close()
     return rows
 
 
 def _load_npy(path: Path) -> NDArray[Any]:
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
+        # Mapped first: a header that promises more than the file holds is refused before any memory is taken.
+        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except Exception as error:  # the header is a Python literal, and a damaged one fails in any way
         raise InputError(f"{path}: not a readable array ({str(error)[:100]}); write it without objects") from None
 
 

@@ -114,8 +114,8 @@ def log_mel(
 
 
 def default_n_fft(rate: int) -> int:
-    """The smallest power of two that spans 32 ms, in samples."""
-    return int(2 ** math.ceil(math.log2(0.032 * rate)))
+    """The smallest power of two that spans 32 ms, in samples; at least 16, whatever rate a file states."""
+    return max(16, int(2 ** math.ceil(math.log2(0.032 * rate))))
 
 
 def default_hop(rate: int) -> int:

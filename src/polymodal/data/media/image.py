@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from PIL import (
     Image,
     ImageOps,
-    MpoImagePlugin,  # noqa: F401 - formats that Pillow knows only when they are imported
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401 - formats that Pillow knows only when they are imported
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -21,7 +20,7 @@ from polymodal.errors import InputError
 
 __all__ = ["ImageInfo", "fit_size", "probe_image", "read_image"]
 
-FORMATS = ("BMP", "DIB", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow tells formats by content, and some of the others run programs or read further files."""
 MAX_PIXELS = 50_000_000
 """A picture of more is refused by its header, before any memory is taken."""
