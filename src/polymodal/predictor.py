@@ -44,6 +44,7 @@ from polymodal.fusion.retrieval import Pairing
 from polymodal.metrics import own_columns, ranks
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
+from polymodal.recipes.over_experts import put_over_experts
 from polymodal.run import RunFolder, load_weights, logger, save_weights, write_atomically
 from polymodal.tasks import Classification, MultiLabel, Regression, Retrieval, Task
 
@@ -278,8 +279,7 @@ class Predictor:
         )
 
     def _loader(self, samples: Samples, batch: int, *, shuffle: bool = False) -> Loader:
-        workers = self.config.data.workers or 0
-        size = batch if shuffle else max(batch, 256)
+        size, workers = batch if shuffle else max(batch, 256), self.config.data.workers
         return Loader(
             samples, size, shuffle=shuffle, seed=self.config.seed, rank=rank(), world=world_size(), workers=workers
         )
@@ -602,7 +602,10 @@ class Predictor:
             self._leaderboard = pd.read_csv(run.path / "leaderboard.csv").to_dict("records")  # type: ignore[assignment]
         self._built = {m: Part.model_validate(one) for m, one in described.get("encoders", {}).items()}
         encoders = {m: self._make_encoder(m, self._built.get(m)) for m in described["modalities"]}
-        adapter = None if self._adapter is None else insert(encoders=encoders, trust=trust, **self._adapter)
+        retrieves = isinstance(self._task, Retrieval)  # its adapter belongs into the fusion
+        adapter = None
+        if self._adapter is not None and not retrieves:
+            adapter = insert(encoders=encoders, trust=trust, **self._adapter)
         dims = {m: width(encoder) for m, encoder in encoders.items()}
         settings = dict(described["fusion"])
         make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)
@@ -613,6 +616,8 @@ class Predictor:
         }
         heads = linear_heads(encoders, self._task.outputs) if described["heads"] else None
         self.model_ = MultimodalModel(encoders, names.build(make, settings, given, "fusion"), heads, adapter)
+        if self._adapter is not None and retrieves:
+            put_over_experts(self.model_, trust=trust, **self._adapter)
         weights = load_weights(run.path / "model.safetensors")
         try:
             self.model_.load_state_dict(weights)
@@ -701,7 +706,7 @@ def _check_retrieval(task: Task, fusion: Any, config: Config) -> None:
         raise InputError("train.modality_dropout would take queries away in retrieval; leave it at 0")
 
 
-RETRIEVING = ("joint",)
+RETRIEVING = ("joint", "wander", "adapter")
 """Recipes that can train for retrieval."""
 
 
