@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "Dataset", "Preset", "Source", "canonical", "find", "open_table", "parse", "with_preset"]
 
-NAMES = ("cremad", "ave", "kinetics_sounds", "ucf101", "food101", "mmimdb", "mosi", "mosei", "iemocap")
+NAMES = (
+    "cremad", "ave", "kinetics_sounds", "ucf101", "food101", "mmimdb", "mosi", "mosei", "iemocap", "msrvtt", "howto100m",
+)  # fmt: skip
 FORM = re.compile(r"(?P<name>\w{2,})(?:/(?P<preset>\w+))?(?P<arguments>(?:,\w+=[^,:]*)*):(?P<root>.+)", re.DOTALL)
 
 
@@ -106,7 +108,7 @@ def canonical(source: str) -> str:
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """A tree of settings with those of its table's preset laid below; as it is where `table` names no data set.
 
-    Preprocessing of modalities that the settings do not use is left out.
+    Preprocessing and encoders of modalities that the settings do not use are left out.
 
     Example:
         >>> with_preset({"table": "cremad/ogm:data", "seed": 1})["label"]
@@ -119,6 +121,8 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("data", {}).get("modalities"):
         own = {str(one).partition("=")[0] for one in values["data"]["modalities"]}
         merged["data"]["inputs"] = {m: one for m, one in merged["data"].get("inputs", {}).items() if m in own}
+        if "encoders" in merged:
+            merged["encoders"] = {m: one for m, one in merged["encoders"].items() if m in own}
     return merged
 
 

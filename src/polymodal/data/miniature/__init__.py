@@ -12,7 +12,9 @@ from polymodal.names import nearest
 
 __all__ = ["NAMES", "make"]
 
-NAMES = ("cremad", "ave", "kinetics_sounds", "ucf101", "food101", "mmimdb", "mosi", "mosei", "iemocap")
+NAMES = (
+    "cremad", "ave", "kinetics_sounds", "ucf101", "food101", "mmimdb", "mosi", "mosei", "iemocap", "msrvtt", "howto100m",
+)  # fmt: skip
 
 
 def make(dataset: str, folder: str | Path, seed: int = 0) -> Path:
