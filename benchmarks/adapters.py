@@ -202,12 +202,14 @@ def parts_of(name: str, data: str, folder: str) -> dict[str, Arrays]:
 Kept = dict[str, dict[str, Tensor]]
 
 
-def _decoded(name: str, data: str, folder: str, columns: list[str], **settings: Any) -> Kept:
+def _decoded(
+    name: str, data: str, folder: str, columns: list[str], inputs: Spec | None = None, **settings: Any
+) -> Kept:
     """A set through the library's own reader, all batches of a part on end."""
     import polymodal as pm
 
     table = expanded(Path(data), name, Path(folder))
-    config = load_config({"label": "label", "data": {"modalities": columns, **settings.pop("data", {})}, **settings})
+    config = load_config({"label": "label", "data": {"modalities": columns, "inputs": inputs or {}}, **settings})
     predictor = pm.Predictor(config=config, show=False)
     parts = predictor._assemble(str(table), None)
     found: Kept = {}
@@ -246,8 +248,8 @@ def _emoji(data: str, folder: str) -> Kept:
     from polymodal.encoders.cnn import EfficientNet
     from polymodal.encoders.presets import choose, expand
 
-    settings = {"preset": "small", "data": {"inputs": {"image": {"image_size": 128}}}}
-    found = _decoded("emoji_groups", data, folder, ["image=image:image", "name=name:text"], **settings)
+    columns, inputs = ["image=image:image", "name=name:text"], {"image": {"image_size": 128}}
+    found = _decoded("emoji_groups", data, folder, columns, inputs, preset="small")
     net = EfficientNet(**expand(choose("image", "small"), "encoders.image").arguments).eval()
     with torch.no_grad():
         for one in found.values():

@@ -69,6 +69,7 @@ def test_a_run_is_kept_whole_and_loads_back(
     assert found["accuracy"] == metrics(run)["test"]["accuracy"]
     described = json.loads((run / "model.json").read_text())["adapter"]
     assert (described is None) == (name == "lora"), "which is merged"
+    assert " head included: trainable params: " in (run / "log.txt").read_text()
     predictor = Predictor.load(run)
     saved = load_weights(run / "model.safetensors")
     assert predictor.model_ is not None

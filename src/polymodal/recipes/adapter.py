@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polymodal.adapters import Adapter, insert, lora_adapters
 from polymodal.adapters.by_name import options_of
 from polymodal.adapters.injected import Injected
+from polymodal.adapters.lora.handle import Counts
 from polymodal.distributed import gather_objects
 from polymodal.encoders.base import LayeredEncoder, linear_heads, width
 from polymodal.errors import InputError
@@ -19,8 +20,11 @@ from polymodal.fit import Sized
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.frozen import fresh
+from polymodal.recipes.over_experts import over_experts
 from polymodal.recipes.transfer import StartFrom, started
 from polymodal.recipes.unimodal import Checkpoints, train_each
+from polymodal.run import logger
+from polymodal.tasks import Retrieval
 from polymodal.types import Batch, Features, move
 
 __all__ = ["adapter", "train_adapter"]
@@ -76,7 +80,7 @@ def train_adapter(
     """What `adapter` does, as a stage of that name; `part` is the method's name and settings.
 
     The most tokens of each modality, `lengths`, are those of training and validation where the settings leave them out, and
-    longer sequences are then cut, unless `longer` says otherwise.
+    longer sequences are then cut, unless `longer` says otherwise. For retrieval see `over_experts.over_experts`.
     """
     if checkpoints and not fine_tune:
         raise InputError(
@@ -84,6 +88,10 @@ def train_adapter(
         )
     if start_from is not None and checkpoints:
         raise InputError(f"{stage}: checkpoints are of a finished phase, start_from is what one begins with; give one")
+    if isinstance(setup.task, Retrieval):
+        if checkpoints:
+            raise InputError(f"{stage}: checkpoints are of single modalities, which retrieval has none of; use start_from")
+        return over_experts(setup, stage, part, _longest, modalities, fine_tune, start_from)
     setup, unfit = started(setup, start_from)
     options = options_of(part["name"], setup.trust)
     settings = dict(part)
@@ -144,6 +152,9 @@ def train_adapter(
         model = assemble(copy.deepcopy(encoders), lengths)
         for m, head in model.heads.items() if fine_tune else ():
             head.load_state_dict(models[m].heads[m].state_dict())
+        every = list(model.parameters())
+        counts = Counts(sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every))
+        logger.info("%s, head included: %s", part["name"], counts)
         return model
 
     model, history = setup.fit(stage, build, balancer, loaders)
