@@ -8,6 +8,7 @@ from polymodal.recipes.adapter import train_adapter
 from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.transfer import StartFrom
 from polymodal.recipes.unimodal import Checkpoints
+from polymodal.tasks import Retrieval
 
 __all__ = ["wander"]
 
@@ -17,7 +18,7 @@ def wander(
     down: int | None = None,
     rank_t: int = 8,
     rank_h: int = 8,
-    output: str = "joint",
+    output: str | None = None,
     tokens: int | None = None,
     width: int | None = None,
     residual: str | None = None,
@@ -49,7 +50,8 @@ def wander(
         down: width d behind Down; an eighth of the smallest encoder's by default.
         rank_t: R_t.
         rank_h: R_h.
-        output: "joint" (one sequence of all modalities) or "per_modality" (each keeps its own; after layers only this).
+        output: "joint" (one sequence of all modalities) or "per_modality" (each keeps its own; after layers only this). By
+            default "joint", and "per_modality" for retrieval, where Wander stands over the experts of the gallery alone.
         tokens: d_t of the joint output, 16 by default.
         width: d_h of the joint output; must be given where the encoders' widths differ.
         residual: "concat_prefix", "cls_sum", "projected" or "none"; of "per_modality" "own" or "none".
@@ -75,6 +77,7 @@ def wander(
     Source: Guo et al. 2025, sections 3.2 and 3.3.
     Differs from the authors' code: see `adapters.Wander`; what is known of it computes `rank_sum="inside"`.
     """
+    output = output or ("per_modality" if isinstance(setup.task, Retrieval) else "joint")
     part = {
         "name": "wander", "down": down, "rank_t": rank_t, "rank_h": rank_h, "output": output, "tokens": tokens, "width": width,
         "residual": residual, "rank_sum": rank_sum, "shared_rank": shared_rank, "activation": activation, "fusion": fusion,

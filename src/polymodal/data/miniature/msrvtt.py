@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-SUBJECTS = ("dog", "woman", "child", "robot")
-DEEDS = ("runs", "sings", "sleeps", "paints")
-PLACES = ("park", "kitchen", "desert", "harbour")
+SUBJECTS = ("dog", "woman", "child", "robot", "cat", "horse")
+DEEDS = ("runs", "sings", "sleeps", "paints", "cooks", "dances")
+PLACES = ("park", "kitchen", "desert", "harbour", "street", "forest")
 EXPERTS = {"face": 512, "ocr": 300, "rgb": 2048, "s3d": 1024, "scene": 2208, "speech": 300, "vggish": 128}
 TELLS = {"rgb": (0,), "face": (0,), "s3d": (1,), "vggish": (1,), "scene": (2,), "ocr": (2,), "speech": (0, 1, 2)}
 """Which of subject, deed and place an expert sees."""
@@ -20,21 +21,26 @@ CAPTIONS = 3
 Code = tuple[int, int, int]
 
 
-def write(root: Path, random: np.random.Generator) -> None:
+def write(root: Path, random: np.random.Generator, sizes: Mapping[str, int] = SIZES, words: int = 4) -> None:
     """Files of features, and the lists of three splits, with the lines of a spreadsheet in one of them.
 
     A missing expert is no set at all (speech), an empty one (ocr), or one whose first number is none (face). rgb and scene have
     no times, of s3d there are fewer times than vectors. One video has a caption less, one caption is a question. Of the
     spoken words some vectors have no time.
+
+    Args:
+        root, random: as of every miniature.
+        sizes: videos of each part, `words` to the third at most in all.
+        words: subjects, deeds and places each, six at most.
     """
-    combinations = list(product(range(len(SUBJECTS)), range(len(DEEDS)), range(len(PLACES))))
-    chosen = random.permutation(len(combinations))[: sum(SIZES.values())]
+    combinations = list(product(range(words), repeat=3))
+    chosen = random.permutation(len(combinations))[: sum(sizes.values())]
     names = [f"video{i}" for i in random.permutation(900)[: len(chosen)]]
-    looks = {m: random.standard_normal((3, 4, width)) for m, width in EXPERTS.items()}
+    looks = {m: random.standard_normal((3, words, width)) for m, width in EXPERTS.items()}
     for number, (name, one) in enumerate(zip(names, chosen, strict=True)):
         first, second, third = combinations[one]
         _write_video(root, name, (first, second, third), number, looks, random)
-    train, valid, test = np.split(np.array(names), np.cumsum(list(SIZES.values()))[:-1])
+    train, valid, test = np.split(np.array(names), np.cumsum(list(sizes.values()))[:-1])
     lists = root / "symlinked-feats"
     lists.mkdir()
     both = np.concatenate([train, valid])
