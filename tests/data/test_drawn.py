@@ -225,3 +225,16 @@ def test_inputs_without_options_are_not_drawn() -> None:
         make_input(Modality("m", ("c",), kind)) for kind in ("image", "video", "audio", "text", "vector")
     ]
     assert not any(one.random for one in kinds)
+
+
+@pytest.mark.parametrize("way", ["crop", "frames"])
+def test_broken_files_are_named(tmp_path: Path, way: str) -> None:
+    column, options = WAYS[way]
+    options = {k: v for k, v in options.items() if k not in ("height", "width", "frames")}
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    read = read_table(write_csv(tmp_path / "t.csv", [{column: f"{i}.png", "label": "ab"[i % 2]} for i in range(3)]))
+    schema = infer(read, "label", modalities=[f"m={column}:{KINDS[column]}"])
+    made = Samples(read, np.arange(3), schema, {"m": make_input(schema.modalities["m"], **options)}, training=True)
+    with pytest.raises(InputError, match=r"3 of 3 samples cannot be read:\n.*row 1 \(line 2\), modality 'm': .*0\.png"):
+        prepare(made, workers=0)

@@ -157,8 +157,8 @@ class ImageInput(Visual):
         return read_image(path, (height, width), channels)
 
     def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> NDArray[np.uint8] | None:
-        if cells[0] is None:
-            return None
+        if cells[0] is None or not self.settled():
+            return self.decode(cells, root)
         *_, channels = self.picture
         return read_image(resolve(cells[0], root), self.stored_size, channels)
 
@@ -238,8 +238,8 @@ class VideoInput(Visual):
         return self.sampling not in DRAWN
 
     def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> NDArray[np.uint8] | None:
-        if cells[0] is None:
-            return None
+        if cells[0] is None or not self.settled():
+            return self.decode(cells, root)
         frames, channels, *_ = self.shape
         pick = partial(pick_frames, sampling=self.sampling, random=random)
         return read_frames(resolve(cells[0], root), frames, self.stored_size, channels, pick=pick, fps=self.fps)

@@ -34,8 +34,10 @@ def open_media(path: Path, kind: str) -> tuple[Any, Any]:
         raise InputError(f"{path}: not a readable {kind} file, or truncated ({reason(error)})") from None
     streams = container.streams.video if kind == "video" else container.streams.audio
     if not streams:
+        has_pictures = bool(container.streams.video)
         container.close()
-        raise InputError(f"{path}: the file has no {kind} stream")
+        silent = ", so the video has no sound track" if kind == "audio" and has_pictures else ""
+        raise InputError(f"{path}: the file has no {kind} stream{silent}")
     stream: Any = streams[0]
     if stream.codec_context is None:
         container.close()
