@@ -72,6 +72,9 @@ class DataConfig(_Strict):
     cache_bytes: int = Field(
         2 * 2**30, ge=0, description="memory for decoded samples; beyond it they are decoded again"
     )
+    decoded: str | None = Field(
+        None, description="folder that keeps decoded files from run to run, as far as they are not drawn at random"
+    )
     workers: int | None = Field(None, ge=0, description="processes or threads that decode; by the machine when empty")
     feature_cache: str | None = Field(
         None, description="folder of frozen encoders' features, which runs may share; in the run's own when empty"

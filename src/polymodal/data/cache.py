@@ -19,6 +19,7 @@ from polymodal.data.inputs import Input
 from polymodal.data.inputs.base import Decoded, resolve
 from polymodal.data.inputs.padding import Value, blank, trim
 from polymodal.data.media.files import places
+from polymodal.data.stored import Stored
 from polymodal.types import Padded
 
 __all__ = ["Cache", "Column"]
@@ -31,10 +32,11 @@ class Cache:
 
     Args:
         limit: bytes in all; samples beyond it are decoded again whenever they are needed.
+        stored: folder of decoded samples that these are taken from instead, and written to.
     """
 
-    def __init__(self, limit: int = 2 << 30) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = 2 << 30, stored: str | Path | None = None) -> None:
+        self.limit, self.stored = limit, None if stored is None else Stored(Path(stored))
         self.used = 0
         self._lock = threading.Lock()
 
@@ -105,9 +107,12 @@ class Column:
     def _decode(self, i: int, random: np.random.Generator | None) -> Decoded | None:
         if self._decoded[i] is None and self.present[i]:
             cells, keeps = self.cells[i], random is None or self.input.keeps
-            decoded = (
-                self.input.decode(cells, self.root) if random is None else self.input.material(cells, self.root, random)
-            )
+            if random is not None:
+                decoded = self.input.material(cells, self.root, random)
+            elif self.cache.stored is not None:
+                decoded = self.cache.stored.decode(self.input, cells, self.root)
+            else:
+                decoded = self.input.decode(cells, self.root)
             if keeps and not self._frozen and self.cache.take(_size(decoded)):
                 self._decoded[i] = decoded
             return decoded

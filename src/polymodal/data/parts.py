@@ -106,7 +106,7 @@ def assemble(
             raise InputError(f"data.inputs.{name}: no such modality{nearest(name, schema.modalities)}")
     given = {m: settings.inputs.get(m, {}) for m in schema.modalities}
     inputs = {m: make_input(one, **(preprocessing(one, given[m]) | given[m])) for m, one in schema.modalities.items()}
-    cache = Cache(settings.cache_bytes)
+    cache = Cache(settings.cache_bytes, settings.decoded)
     samples = {
         part: Samples(tables[part], rows, schema, inputs, cache=cache, training=part == "train")
         for part, rows in split.rows.items()
