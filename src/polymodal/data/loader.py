@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
@@ -16,6 +17,7 @@ from polymodal.data.features import FeatureColumn
 from polymodal.data.inputs.padding import Value
 from polymodal.data.missing import ModalityDropout
 from polymodal.data.samples import Samples
+from polymodal.data.workers import workers_for
 from polymodal.errors import InputError
 from polymodal.types import Batch, Features
 
@@ -62,7 +64,8 @@ class Loader:
         seed: of the training order, the same on all processes.
         rank: number of this process.
         world: number of processes.
-        workers: processes that decode; used only for what the cache does not hold.
+        workers: processes that decode; used only for what the cache does not hold; None for as many as the machine has room
+            for (`workers.workers_for`).
         drop: what to do with the rest of a training epoch, see `batch_bounds`; None is almost always right.
 
     Raises:
@@ -78,7 +81,7 @@ class Loader:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        workers: int = 0,
+        workers: int | None = 0,
         drop: bool | None = None,
     ) -> None:
         if batch_size < 1:
@@ -117,17 +120,27 @@ class Loader:
         return map(lost, batches, loaded)
 
     def _load(self, batches: list[Places]) -> Iterator[Batch]:
-        if self.samples.freeze() or not self.workers:
+        if self.samples.freeze() or self.workers == 0 or len(batches) < 2:
+            return map(self.samples.batch, batches)
+        workers = workers_for(self.workers, self._bytes(), self.world)
+        if not workers.count:
             return map(self.samples.batch, batches)
         # An own generator: the default one is drawn from for the workers' seeds, and results would depend on `workers`.
         loader: torch.utils.data.DataLoader[Batch] = torch.utils.data.DataLoader(
             self.samples,  # type: ignore[arg-type]
             sampler=batches,
             batch_size=None,
-            num_workers=self.workers,
+            num_workers=min(workers.count, len(batches)),
+            prefetch_factor=workers.ahead,
             generator=torch.Generator(),
         )
         return iter(loader)
+
+    def _bytes(self) -> int:
+        """Of one batch of what is not in memory, at four bytes a number."""
+        size = min(self.batch_size, len(self.samples))
+        columns = [one for one in self.samples.columns.values() if isinstance(one, Column)]
+        return sum(4 * size * math.prod(one.input.shape) for one in columns if len(one))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
