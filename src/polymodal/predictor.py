@@ -263,6 +263,8 @@ class Predictor:
         make_balancer()
         fusion = names.resolve("fusion", self.config.fusion.name, bases=("Fusion",), trust=self.trust)
         _check_retrieval(task, fusion, self.config)
+        if isinstance(task, Retrieval):
+            _check_queries(parts, self.config)
         batch = self.config.train.batch_size
         samples = parts.samples
         return Setup(
@@ -704,6 +706,17 @@ def _check_retrieval(task: Task, fusion: Any, config: Config) -> None:
         )
     if config.train.modality_dropout:
         raise InputError("train.modality_dropout would take queries away in retrieval; leave it at 0")
+
+
+def _check_queries(parts: Parts, config: Config) -> None:
+    """Raise `InputError` for a row whose query is empty."""
+    query = config.fusion.arguments.get("query") or next(iter(parts.schema.modalities))
+    for samples in parts.samples.values():
+        if query in samples.columns and not bool(samples.columns[query].present.all()):
+            row = int(samples.rows[int((~samples.columns[query].present).nonzero()[0])])
+            raise InputError(
+                f"{samples.table.source}, {samples.table.place(row)}: the query {query!r} is empty; fill it in or leave the row out"
+            )
 
 
 RETRIEVING = ("joint", "wander", "adapter")

@@ -83,3 +83,10 @@ def test_a_model_that_begins_with_another_run(tmp_path):
 def test_what_is_refused(recipe, expected):
     with pytest.raises(InputError, match=expected):
         make(recipe).fit(frame_of(24))
+
+
+def test_an_empty_query_is_told_by_its_row():
+    frame = frame_of(24)
+    frame.loc[6, "caption"] = None
+    with pytest.raises(InputError, match="table, row 7: the query 'caption' is empty; fill it in"):
+        make("joint").fit(frame)

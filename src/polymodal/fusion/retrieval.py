@@ -228,7 +228,7 @@ class MMT(Pairing):
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=padding)
         found: dict[str, Features] = {}
-        for m, part in zip(parts, x.split([one[0].shape[1] for one in parts.values()], 1), strict=True):
+        for m, part in zip(parts, torch.split(x, [one[0].shape[1] for one in parts.values()], 1), strict=True):
             own = parts[m][1][:, 1:] if part.shape[1] > 1 else None
             tokens = part[:, 1:] if part.shape[1] > 1 else None
             found[m] = Features(part[:, 0], tokens, own, features[m].present)
