@@ -1,8 +1,21 @@
 """How many processes decode, and how much they may have ready."""
 
-import pytest
+from unittest.mock import patch
 
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from polymodal.data.cache import Cache
+from polymodal.data.inputs import make_input
+from polymodal.data.loader import Loader
+from polymodal.data.samples import Samples, prepare
+from polymodal.data.schema import infer
+from polymodal.data.table import Table
 from polymodal.data.workers import processors, workers_for
+from tests.data.files import write_image
 
 GB = 2**30
 
@@ -34,3 +47,25 @@ def test_by_the_machine(monkeypatch):
         assert workers_for(None, 1000, world, room=GB).count == expected
     monkeypatch.undo()
     assert processors() >= 1
+
+
+def test_batches_are_those_of_no_workers(tmp_path, monkeypatch):
+    names = [write_image(tmp_path / f"{i}.png", np.full((8, 8, 3), 20 * i, np.uint8)).name for i in range(6)]
+    table = Table(pd.DataFrame({"photo": pd.Series(names, dtype=object), "label": list("ababab")}), tmp_path, "table")
+    schema = infer(table, "label", modalities=["photo=photo:image"])
+    monkeypatch.setattr("polymodal.data.workers.processors", lambda: 2)
+    seen = []
+    for workers, held in ((0, 0), (None, 0), (None, 2**20)):
+        photo = make_input(schema.modalities["photo"], height=8, width=8, channels=3)
+        samples = Samples(table, np.arange(6), schema, {"photo": photo}, cache=Cache(held))
+        prepare(samples, workers=0)
+        made = []
+        with patch("torch.utils.data.DataLoader", lambda *a, made=made, **k: made.append(k) or DataLoader(*a, **k)):
+            seen.append(list(Loader(samples, 2, shuffle=True, seed=3, workers=workers)))
+        assert [(one["num_workers"], one["prefetch_factor"]) for one in made] == (
+            [(2, 2)] if workers != 0 and not held else []
+        )
+    for other in seen[1:]:
+        for one, two in zip(seen[0], other, strict=True):
+            assert one.ids == two.ids
+            assert torch.equal(one.inputs["photo"], two.inputs["photo"])
