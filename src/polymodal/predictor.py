@@ -529,9 +529,8 @@ class Predictor:
         rows = np.arange(len(table), dtype=np.int64)
         if split is not None:
             table, rows = self._part_of(table, split)
-        samples = Samples(
-            table, rows, schema, self._inputs, cache=Cache(self.config.data.cache_bytes), labelled=labelled
-        )
+        cache = Cache(self.config.data.cache_bytes, self.config.data.decoded)
+        samples = Samples(table, rows, schema, self._inputs, cache=cache, labelled=labelled)
         samples.decode_all(workers=self.config.data.workers, on_error=self.config.data.on_error)
         return samples
 
