@@ -416,8 +416,8 @@ def test_prepared_check_fit_evaluate(source, sound, small, tmp_path, capsys, mon
     assert after[["id", label, "split"]].equals(before[["id", label, "split"]])
     checked = answer(capsys, "data", "check", source, out)
     assert checked["broken"] == checked["problems"] == []
-    epochs = ["4" if one == "12" else one for one in SMALL]
-    polymodal("fit", f"{source}:{out}", *epochs, *small, "--out", run)
+    quick = ["2" if one == "12" else one for one in SMALL]
+    polymodal("fit", f"{source}:{out}", *quick, *small, "--recipe", "joint", "--out", run)
     assert answer(capsys, "evaluate", run)["accuracy"] == pytest.approx(metrics(run)["test"]["accuracy"])
 
 
@@ -435,7 +435,7 @@ def test_fit_on_faces(cremad, tmp_path, capsys):
     small += ["data.inputs.audio.representation=log_mel", "data.inputs.audio.max_seconds=0.5"]
     checked = answer(capsys, "data", "check", "cremad/conformer", out)
     assert checked["broken"] == []
-    polymodal("fit", f"cremad/conformer:{out}", *SMALL, *small, "--out", tmp_path / "run")
+    polymodal("fit", f"cremad/conformer:{out}", *SMALL, *small, "--recipe", "joint", "--out", tmp_path / "run")
     assert answer(capsys, "evaluate", tmp_path / "run")["accuracy"] > 0.3
 
 
