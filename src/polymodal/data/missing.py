@@ -26,8 +26,8 @@ def lose(there: NDArray[np.bool_], probability: float, seed: int, epoch: int) ->
     in which sample i draws the same however many follow it.
 
     Example:
-        >>> lose(np.ones((4, 2), bool), 0.5, seed=0, epoch=0).tolist()
-        [[True, False], [False, True], [True, True], [False, True]]
+        >>> lose(np.ones((4, 2), bool), 0.5, seed=5, epoch=0).tolist()
+        [[True, False], [True, True], [True, True], [False, True]]
     """
     random = np.random.default_rng([seed, epoch, STREAM])
     draws = random.random((len(there), 2, there.shape[1]))
