@@ -100,7 +100,10 @@ def test_wrong_arguments(root, tmp_path):
 @pytest.mark.parametrize(
     ("source", "settings"),
     [
-        ("mmlora", [f"data.inputs.{m}.{side}=16" for m in ("rgb", "flow") for side in ("height", "width")]),
+        (
+            "mmlora",
+            [f"data.inputs.{m}.{one}" for m in ("rgb", "flow") for one in ("height=16", "width=16", "augment=none")],
+        ),
         ("mlb", [*SMALL_FRAMES, "data.inputs.audio.max_seconds=1.0"]),
     ],
 )

@@ -7,10 +7,13 @@ from typing import Any
 
 from polymodal.data.table import Table
 from polymodal.datasets.base import (
+    AUGMENTED,
     FRAMES,
     IMAGEBIND_AUDIO,
     IMAGENET,
+    ONE_A_SECOND,
     OPENCLIP,
+    RANDOM_FRAMES,
     Dataset,
     Preset,
     make_table,
@@ -118,23 +121,29 @@ DATASET = Dataset(
     {
         "mlb": Preset(
             "the owner's lists (3339, 402 and 402 lines, of which 27, 1 and 0 repeat an id); event segments, PMR's "
-            "spectrogram of 10 s, 4 frames",
+            "spectrogram of 10 s, the first 4 of one frame a second",
             {
                 "label": "category",
                 "data": {
                     "modalities": MODALITIES,
-                    "inputs": {"audio": PMR_SPECTROGRAM, "video": FRAMES | IMAGENET | {"frames": 4}},
+                    "inputs": {
+                        "audio": PMR_SPECTROGRAM,
+                        "video": FRAMES | IMAGENET | AUGMENTED | ONE_A_SECOND | {"frames": 4},
+                    },
                 },
             },
             published=COUNTS,
         ),
         "mmlora": Preset(
-            "the owner's lists, whole videos; ImageBind's sound, 3 frames with OpenCLIP's normalisation",
+            "the owner's lists, whole videos; ImageBind's sound, 3 frames (random in training) with OpenCLIP's normalisation",
             {
                 "label": "category",
                 "data": {
                     "modalities": MODALITIES,
-                    "inputs": {"audio": IMAGEBIND_AUDIO, "video": FRAMES | OPENCLIP | {"frames": 3}},
+                    "inputs": {
+                        "audio": IMAGEBIND_AUDIO,
+                        "video": FRAMES | OPENCLIP | AUGMENTED | RANDOM_FRAMES | {"frames": 3},
+                    },
                 },
             },
             {"segment": "whole", "repeats": "all"},

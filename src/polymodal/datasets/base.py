@@ -14,10 +14,13 @@ from polymodal.datasets.plan import Plan, Wanted
 from polymodal.errors import InputError
 
 __all__ = [
+    "AUGMENTED",
     "FRAMES",
     "IMAGEBIND_AUDIO",
     "IMAGENET",
+    "ONE_A_SECOND",
     "OPENCLIP",
+    "RANDOM_FRAMES",
     "Dataset",
     "Preset",
     "hold_out",
@@ -30,6 +33,11 @@ __all__ = [
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 OPENCLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 FRAMES = {"height": 224, "width": 224, "channels": 3}
+AUGMENTED = {"augment": "crop_flip"}
+ONE_A_SECOND = {"fps": 1, "sampling": "first"}
+"""Of the frames that OGM-GE's preparation keeps the first, in order."""
+RANDOM_FRAMES = {"sampling": "random"}
+"""Any in training, fixed ones in evaluation, as MMLoRA takes them."""
 IMAGEBIND_AUDIO = {
     "representation": "kaldi_clips",
     "sample_rate": 16000,

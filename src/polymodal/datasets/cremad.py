@@ -13,10 +13,13 @@ import numpy as np
 
 from polymodal.data.table import Table
 from polymodal.datasets.base import (
+    AUGMENTED,
     FRAMES,
     IMAGEBIND_AUDIO,
     IMAGENET,
+    ONE_A_SECOND,
     OPENCLIP,
+    RANDOM_FRAMES,
     Dataset,
     Preset,
     hold_out,
@@ -197,7 +200,10 @@ SPECTROGRAM = {
     "hop": 353, "pad_mode": "reflect", "standardize": False,
 }  # fmt: skip
 MODALITIES = ["audio=audio:audio", "video=video:video"]
-BASE = {"modalities": MODALITIES, "inputs": {"audio": SPECTROGRAM, "video": FRAMES | IMAGENET | {"frames": 3}}}
+BASE = {
+    "modalities": MODALITIES,
+    "inputs": {"audio": SPECTROGRAM, "video": FRAMES | IMAGENET | AUGMENTED | ONE_A_SECOND | {"frames": 3}},
+}
 COUNTS = {"classes": 6, "actor": 91}
 
 DATASET = Dataset(
@@ -205,12 +211,12 @@ DATASET = Dataset(
     {
         "ogm": Preset(
             "OGM-GE's lists, whose actors overlap and which have no validation part (a share of the training clips is taken); "
-            "its spectrograms, 3 frames",
+            "its spectrograms, the first 3 of one frame a second, cut and mirrored at random in training",
             {"label": "emotion", "data": BASE},
             published={"train + valid": 6698, "test": 744, **COUNTS},
         ),
         "mlb": Preset(
-            "the actor-disjoint folds of MLB's authors (their file is needed), OGM-GE's spectrograms, 3 frames",
+            "the actor-disjoint folds of MLB's authors (their file is needed), OGM-GE's spectrograms and frames",
             {"label": "emotion", "data": BASE | {"group": "actor"}},
             {"split": "mlb"},
             {"all": 5820, **COUNTS},
@@ -222,12 +228,16 @@ DATASET = Dataset(
             {"all": 7442, **COUNTS},
         ),
         "mmlora": Preset(
-            "OGM-GE's lists with the training list divided 9:1 as MMLoRA does; ImageBind's sound, OpenCLIP's normalisation",
+            "OGM-GE's lists with the training list divided 9:1 as MMLoRA does; ImageBind's sound, 3 frames (random in "
+            "training) with OpenCLIP's normalisation",
             {
                 "label": "emotion",
                 "data": {
                     "modalities": MODALITIES,
-                    "inputs": {"audio": IMAGEBIND_AUDIO, "video": FRAMES | OPENCLIP | {"frames": 3}},
+                    "inputs": {
+                        "audio": IMAGEBIND_AUDIO,
+                        "video": FRAMES | OPENCLIP | AUGMENTED | RANDOM_FRAMES | {"frames": 3},
+                    },
                 },
             },
             {"valid": 0.1},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.table import Table
-from polymodal.datasets.base import FRAMES, OPENCLIP, Dataset, Preset, hold_out, make_table, need, one_of
+from polymodal.datasets.base import AUGMENTED, FRAMES, OPENCLIP, Dataset, Preset, hold_out, make_table, need, one_of
 from polymodal.datasets.records import cell, read_records, words
 from polymodal.errors import InputError
 
@@ -125,8 +125,8 @@ DATASET = Dataset(
     {
         "mmlora": Preset(
             "the owner's folders without what has no text (MMLoRA states no validation part; a share of the training pictures is "
-            "taken); OpenCLIP's normalisation",
-            {"label": "label", "data": BASE},
+            "taken); OpenCLIP's normalisation, pictures cut and mirrored at random in training",
+            {"label": "label", "data": BASE | {"inputs": {"image": FRAMES | OPENCLIP | AUGMENTED}}},
             published=COUNTS,
         ),
         "mmbt": Preset(

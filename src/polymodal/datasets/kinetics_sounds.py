@@ -9,10 +9,12 @@ from typing import Any
 
 from polymodal.data.table import Table
 from polymodal.datasets.base import (
+    AUGMENTED,
     FRAMES,
     IMAGEBIND_AUDIO,
     IMAGENET,
     OPENCLIP,
+    RANDOM_FRAMES,
     Dataset,
     Preset,
     make_table,
@@ -156,26 +158,33 @@ DATASET = Dataset(
     {
         "ogm": Preset(
             "the lists of OGM-GE's code with 31 classes and no validation part (a share of the training clips is taken); one "
-            "filter bank of 1024 frames (at 16 kHz; the code keeps each file's own rate), 3 frames",
+            "filter bank of 1024 frames (at 16 kHz; the code keeps each file's own rate), a frame of each of 3 segments",
             {
                 "label": "label",
                 "data": {
                     "modalities": MODALITIES,
                     "task": "classification",
-                    "inputs": {"audio": ONE_CLIP, "video": FRAMES | IMAGENET | {"frames": 3}},
+                    "inputs": {
+                        "audio": ONE_CLIP,
+                        "video": FRAMES | IMAGENET | AUGMENTED | {"frames": 3, "sampling": "segments"},
+                    },
                 },
             },
             published={"train + valid": 14799, "test": 2597, "classes": 31},
         ),
         "mmlora": Preset(
             "32 classes of Kinetics-400's own lists, its validation part as the test part (MMLoRA states no other); "
-            "ImageBind's sound, 3 frames with OpenCLIP's normalisation",
+            "ImageBind's sound, 3 frames (random in training) with OpenCLIP's "
+            "normalisation",
             {
                 "label": "label",
                 "data": {
                     "modalities": MODALITIES,
                     "task": "classification",
-                    "inputs": {"audio": IMAGEBIND_AUDIO, "video": FRAMES | OPENCLIP | {"frames": 3}},
+                    "inputs": {
+                        "audio": IMAGEBIND_AUDIO,
+                        "video": FRAMES | OPENCLIP | AUGMENTED | RANDOM_FRAMES | {"frames": 3},
+                    },
                 },
             },
             {"lists": "kinetics"},

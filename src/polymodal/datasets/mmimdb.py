@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.table import Table, nearest
-from polymodal.datasets.base import FRAMES, OPENCLIP, Dataset, Preset, make_table, need, one_of
+from polymodal.datasets.base import AUGMENTED, FRAMES, OPENCLIP, Dataset, Preset, make_table, need, one_of
 from polymodal.datasets.records import cell, read_json, read_records
 from polymodal.errors import InputError
 
@@ -136,8 +136,8 @@ DATASET = Dataset(
     read,
     {
         "mmlora": Preset(
-            "the owner's folders and lists; OpenCLIP's normalisation",
-            {"label": "genres", "data": BASE},
+            "the owner's folders and lists; OpenCLIP's normalisation, posters cut and mirrored at random in training",
+            {"label": "genres", "data": BASE | {"inputs": {"image": FRAMES | OPENCLIP | AUGMENTED}}},
             published=COUNTS,
         ),
         "mmbt": Preset(

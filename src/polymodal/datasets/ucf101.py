@@ -9,9 +9,12 @@ from typing import Any
 from polymodal.data.media.container import open_media
 from polymodal.data.table import Table
 from polymodal.datasets.base import (
+    AUGMENTED,
     FRAMES,
     IMAGENET,
+    ONE_A_SECOND,
     OPENCLIP,
+    RANDOM_FRAMES,
     Dataset,
     Preset,
     hold_out,
@@ -209,7 +212,8 @@ def _folders(root: Path) -> dict[str, str]:
     return {one.name.lower(): one.name for one in sorted(root.iterdir())} if root.is_dir() else {}
 
 
-FLOW = {"frames": 3, "height": 224, "width": 224, "channels": 2}
+RGB = FRAMES | OPENCLIP | AUGMENTED | RANDOM_FRAMES | {"frames": 3}
+FLOW = {"frames": 3, "height": 224, "width": 224, "channels": 2} | AUGMENTED | RANDOM_FRAMES
 SPECTROGRAM = {
     "representation": "log_magnitude", "sample_rate": 16000, "max_seconds": 3.0, "n_fft": 512, "hop": 353,
     "pad_mode": "constant", "standardize": False,
@@ -219,27 +223,30 @@ DATASET = Dataset(
     read,
     {
         "mmlora": Preset(
-            "pictures (OpenCLIP's normalisation) and flow of all classes, 3 of each; split 1 (MMLoRA says about 7000 and 3000 "
-            "clips); whole groups of the training list are the validation part",
+            "pictures (OpenCLIP's normalisation) and flow of all classes, 3 of each (random in training); split 1 (MMLoRA says "
+            "about 7000 and 3000 clips); whole groups of the training list are the validation part",
             {
                 "label": "label",
                 "data": {
                     "modalities": ["rgb=rgb:video", "flow=flow:video"],
                     "group": "group",
-                    "inputs": {"rgb": FRAMES | OPENCLIP | {"frames": 3}, "flow": FLOW},
+                    "inputs": {"rgb": RGB, "flow": FLOW},
                 },
             },
             published={"train + valid": 9537, "test": 3783, "classes": 101},
         ),
         "mlb": Preset(
-            "pictures and sound of the 51 classes that have it; a tenth of the training groups is the validation part; 4 "
-            "frames in RGB from 0 to 1 (the authors' code normalises BGR from 0 to 255)",
+            "pictures and sound of the 51 classes that have it; a tenth of the training groups is the validation part; the first "
+            "4 of one frame a second in RGB from 0 to 1 (the authors' code normalises BGR from 0 to 255)",
             {
                 "label": "label",
                 "data": {
                     "modalities": ["audio=audio:audio", "video=video:video"],
                     "group": "group",
-                    "inputs": {"audio": SPECTROGRAM, "video": FRAMES | IMAGENET | {"frames": 4}},
+                    "inputs": {
+                        "audio": SPECTROGRAM,
+                        "video": FRAMES | IMAGENET | AUGMENTED | ONE_A_SECOND | {"frames": 4},
+                    },
                 },
             },
             {"modalities": "sound", "valid": 0.1},
