@@ -38,13 +38,13 @@ GB = 2**30
 def test_what_is_ready_is_bounded(asked, batch, room, expected):
     found = workers_for(asked, batch, room=room)
     assert found == expected
-    assert found.count * found.ahead * batch <= min(GB, room // 2)
+    assert found.processes * found.ahead * batch <= min(GB, room // 2)
 
 
 def test_by_the_machine(monkeypatch):
     for own, world, expected in ((1, 1, 0), (2, 1, 2), (64, 1, 8), (64, 16, 4), (4, 4, 0)):
         monkeypatch.setattr("polymodal.data.workers.processors", lambda own=own: own)
-        assert workers_for(None, 1000, world, room=GB).count == expected
+        assert workers_for(None, 1000, world, room=GB).processes == expected
     monkeypatch.undo()
     assert processors() >= 1
 

@@ -123,14 +123,14 @@ class Loader:
         if self.samples.freeze() or self.workers == 0 or len(batches) < 2:
             return map(self.samples.batch, batches)
         workers = workers_for(self.workers, self._bytes(), self.world)
-        if not workers.count:
+        if not workers.processes:
             return map(self.samples.batch, batches)
         # An own generator: the default one is drawn from for the workers' seeds, and results would depend on `workers`.
         loader: torch.utils.data.DataLoader[Batch] = torch.utils.data.DataLoader(
             self.samples,  # type: ignore[arg-type]
             sampler=batches,
             batch_size=None,
-            num_workers=min(workers.count, len(batches)),
+            num_workers=min(workers.processes, len(batches)),
             prefetch_factor=workers.ahead,
             generator=torch.Generator(),
         )

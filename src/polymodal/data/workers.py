@@ -18,7 +18,7 @@ AHEAD = 2
 class Workers(NamedTuple):
     """A number of processes, and of batches that each has ready; no process where there is no room for what they make."""
 
-    count: int
+    processes: int
     ahead: int
 
 
@@ -41,7 +41,7 @@ def workers_for(asked: int | None, batch: int, world: int = 1, room: int | None 
 
     Example:
         >>> workers_for(4, batch=2**20), workers_for(4, batch=2**28), workers_for(4, batch=2**31)
-        (Workers(count=4, ahead=2), Workers(count=4, ahead=1), Workers(count=0, ahead=0))
+        (Workers(processes=4, ahead=2), Workers(processes=4, ahead=1), Workers(processes=0, ahead=0))
     """
     if asked is None:
         own = min(MOST, processors() // world)

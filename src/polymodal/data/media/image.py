@@ -76,7 +76,8 @@ def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged metadata that no pixel depends on
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(path, formats=FORMATS) as opened:
+                picture: Image.Image = opened
                 if picture.width * picture.height > MAX_PIXELS:
                     size = f"{picture.width} x {picture.height} pixels"
                     raise InputError(f"{path}: {size}, more than {MAX_PIXELS:,} in all; scale the picture down")
