@@ -70,7 +70,7 @@ SETS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], int, dict[str, Any]
 """What expand.py is asked for, the columns, epochs of the uni-modal phase and of joint training, and the settings."""
 CLAIMS = (
     ("digits_noisy", "mmlora_r1", "ume", -0.02, 0.02),
-    ("emoji_name", "frozen_features", None, 0.81, 1.0),
+    ("emoji_name", "frozen_raw", None, 0.81, 1.0),
     ("emoji_name", "ume", None, 0.82, 1.0),
     ("emoji_name", "joint", None, 0.83, 1.0),
 )
@@ -87,6 +87,7 @@ def methods_of(name: str) -> dict[str, dict[str, Any]]:
         "mmlora_r1": {**lora, "rank": 1},
         "joint": {"recipe": "joint"},
         "frozen_features": {"recipe": "frozen_features"},
+        "frozen_raw": {"recipe": "frozen_features", "fine_tune": False},
         "full_ume": {"recipe": "full_ume"},
         **{f"mmlora_r1_{m}": {**lora, "rank": 1, "modalities": [m]} for m in modalities},
         "ume_short": {"recipe": "ume", "phase": "short"},

@@ -31,6 +31,20 @@ def test_a_classifier_on_frozen_features(tmp_path: Path) -> None:
     assert difference(resumed.model.state_dict(), result.model.state_dict()) == 0
 
 
+def test_a_classifier_on_features_of_encoders_as_they_come(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    fresh = {m: setup.make_encoder(m) for m in setup.modalities}  # from another seed than the recipe's
+    result = frozen_features(setup, fine_tune=False)
+    assert stages(tmp_path) == ["frozen_features"]
+    assert not result.unimodal
+    linear = linear_eval(make_setup(), of="pretrained").unimodal
+    for m, encoder in result.model.encoders.items():
+        assert difference(encoder.state_dict(), linear[m].encoders[m].state_dict()) == 0
+        assert difference(encoder.state_dict(), fresh[m].state_dict()) > 0
+    with pytest.raises(InputError, match="leaves out the phase that checkpoints are of"):
+        frozen_features(make_setup(), fine_tune=False, checkpoints={"x1": "somewhere"})
+
+
 @pytest.mark.parametrize("of", ["pretrained", "unimodal"])
 def test_linear_evaluation(of: str, tmp_path: Path) -> None:
     setup = make_setup(tmp_path)

@@ -25,19 +25,30 @@ LINEAR = StageConfig(
 """Settings of the linear classifiers, which the papers do not give (METHODS 4.3)."""
 
 
-def frozen_features(setup: Setup, checkpoints: Checkpoints = None) -> Result:
+def frozen_features(setup: Setup, fine_tune: bool = True, checkpoints: Checkpoints = None) -> Result:
     """Train each modality alone, freeze the encoders, then train the configured fusion on their features.
 
     The features are computed once a sample, so an epoch costs next to nothing. The configured balancer plays no part.
 
     Args:
+        fine_tune: false leaves out the uni-modal phase: the features are those of the encoders as they come.
         checkpoints: weights of uni-modal runs by modality, instead of training those alone: a run's folder that recipe
             `unimodal` wrote, or a `model.safetensors` of such a stage.
 
+    Raises:
+        InputError: checkpoints of a phase that is left out.
+
     Source: anonymous 2023 (MMLoRA), the baseline "classifier on frozen features" of its tables.
     """
-    models, epochs = train_each(setup, checkpoints)
-    encoders = {m: frozen(one.encoders[m]) for m, one in models.items()}
+    if checkpoints and not fine_tune:
+        raise InputError(
+            "frozen_features: fine_tune=False leaves out the phase that checkpoints are of; leave one of them out"
+        )
+    models: dict[str, MultimodalModel] = {}
+    epochs: dict[str, int] = {}
+    if fine_tune:
+        models, epochs = train_each(setup, checkpoints)
+    encoders = {m: frozen(models[m].encoders[m] if fine_tune else fresh(setup, m)) for m in setup.modalities}
     part = setup.config.fusion.model_dump()
 
     def build() -> MultimodalModel:
