@@ -118,7 +118,8 @@ def test_values_on_an_edge_go_by_the_closing():
 
 
 def test_default_is_fifteen_bins_closed_on_the_right():
-    confidence, correct = [0.0, 0.31, 0.32, 0.9], [1, 0, 1, 1]  # 0 lies in the first bin where bins are closed on the left only
+    # 0 belongs to a bin only where bins are closed on the left.
+    confidence, correct = [0.0, 0.31, 0.32, 0.9], [1, 0, 1, 1]
     expected = metrics.calibration(confidence, correct, bins=15, closed="right").ece
     assert metrics.ece(confidence, correct) == expected
     assert metrics.ece(confidence, correct, closed="left") != expected

@@ -27,10 +27,16 @@ def test_every_method_resolves_by_its_typed_name() -> None:
 
 
 def test_adapters_have_the_names_of_the_field() -> None:
-    typed = {"LoRA": "lora", "P_tuning": "ptuning", "PTuningV2": "ptuning_v2", "MaPLe": "maple", "uni-adapter": "uniadapter"}
+    typed = {
+        "LoRA": "lora",
+        "P_tuning": "ptuning",
+        "PTuningV2": "ptuning_v2",
+        "MaPLe": "maple",
+        "uni-adapter": "uniadapter",
+    }
     for name, known in typed.items():
         assert resolve("adapters", name) is entries("adapters")[known]
-    with pytest.raises(InputError, match="no recipe but an adapter: --recipe adapter recipe.method=pmf"):
+    with pytest.raises(InputError, match=r"no recipe but an adapter: --recipe adapter recipe\.method=pmf"):
         resolve("recipes", "pmf")
 
 

@@ -114,6 +114,7 @@ def test_similarity_without_experts_has_finite_gradients():
 def test_loss_is_the_mean_over_pairs_of_other_items(items):
     model, batch, task = make_model(), make_batch(items=items), Retrieval(0.3)
     step = make_step(model, batch, task)
+    assert step.output.pair is not None
     scores, item = similarity(step.output.pair).detach(), batch.target.tolist()
     for i, found in enumerate(task.fused_losses(step.output, batch)):
         others = [j for j in range(8) if item[j] != item[i]]
@@ -126,6 +127,7 @@ def test_loss_is_the_mean_over_pairs_of_other_items(items):
 def test_loss_is_that_of_torch():
     model, batch, task = make_model(), make_batch(), Retrieval(0.3)
     step = make_step(model, batch, task)
+    assert step.output.pair is not None
     scores = similarity(step.output.pair)
     own = scores.diagonal()[:, None].expand(8, 8)
     off = ~torch.eye(8, dtype=torch.bool)

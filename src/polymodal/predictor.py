@@ -686,7 +686,9 @@ def _check_retrieval(task: Task, fusion: Any, config: Config) -> None:
     pairing = isinstance(fusion, type) and issubclass(fusion, Pairing)
     if not isinstance(task, Retrieval):
         if pairing:
-            raise InputError(f"fusion {config.fusion.name!r} is for retrieval: --task retrieval, whose label names the items")
+            raise InputError(
+                f"fusion {config.fusion.name!r} is for retrieval: --task retrieval, whose label names the items"
+            )
         return
     if not pairing and getattr(fusion, "__module__", "").startswith("polymodal."):
         raise InputError(
@@ -714,7 +716,8 @@ def _check_queries(parts: Parts, config: Config) -> None:
         if query in samples.columns and not bool(samples.columns[query].present.all()):
             row = int(samples.rows[int((~samples.columns[query].present).nonzero()[0])])
             raise InputError(
-                f"{samples.table.source}, {samples.table.place(row)}: the query {query!r} is empty; fill it in or leave the row out"
+                f"{samples.table.source}, {samples.table.place(row)}: the query {query!r} is empty; fill it in or leave the "
+                "row out"
             )
 
 

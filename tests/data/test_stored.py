@@ -51,7 +51,8 @@ def test_decoded_again_where_something_changed(clip, tmp_path, change):
     else:
         one = next(folder.rglob("*.npy"))
         one.write_bytes(one.read_bytes()[:200])
-    assert np.array_equal(stored.decode(clip, ("clip.mp4",), tmp_path), clip.decode(("clip.mp4",), tmp_path))
+    kept, made = stored.decode(clip, ("clip.mp4",), tmp_path), clip.decode(("clip.mp4",), tmp_path)
+    assert np.array_equal(np.asarray(kept), np.asarray(made))
     assert len(list(folder.rglob("*.npy"))) == (1 if change == "damage" else 2)
     assert not list(folder.rglob("*.tmp"))
 
@@ -63,7 +64,8 @@ def test_broken_files_are_not_kept(tmp_path):
     with pytest.raises(InputError, match=r"x\.wav"):
         Stored(tmp_path / "decoded").decode(audio, ("x.wav",), tmp_path)
     soundfile.write(tmp_path / "x.wav", np.zeros(800), 8000)
-    assert Stored(tmp_path / "decoded").decode(audio, ("x.wav",), tmp_path).shape == (40, 11)
+    kept = np.asarray(Stored(tmp_path / "decoded").decode(audio, ("x.wav",), tmp_path))
+    assert kept.shape == (40, 11)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -1,5 +1,6 @@
 """How many processes decode, and how much they may have ready."""
 
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -59,8 +60,13 @@ def test_batches_are_those_of_no_workers(tmp_path, monkeypatch):
         photo = make_input(schema.modalities["photo"], height=8, width=8, channels=3)
         samples = Samples(table, np.arange(6), schema, {"photo": photo}, cache=Cache(held))
         prepare(samples, workers=0)
-        made = []
-        with patch("torch.utils.data.DataLoader", lambda *a, made=made, **k: made.append(k) or DataLoader(*a, **k)):
+        made: list[dict[str, Any]] = []
+
+        def loader(*args: Any, made: list[dict[str, Any]] = made, **settings: Any) -> Any:
+            made.append(settings)
+            return DataLoader(*args, **settings)
+
+        with patch("torch.utils.data.DataLoader", loader):
             seen.append(list(Loader(samples, 2, shuffle=True, seed=3, workers=workers)))
         assert [(one["num_workers"], one["prefetch_factor"]) for one in made] == (
             [(2, 2)] if workers != 0 and not held else []

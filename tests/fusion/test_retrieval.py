@@ -3,6 +3,7 @@
 # mypy: disable-error-code="union-attr, operator, index"
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ def test_mmt_is_bert_over_the_real_tokens_of_the_experts_that_are_there():
     features = make_features(present=present)
     pair = fusion(features, {})
     for i in range(5):
-        tokens, places = [], {}
+        tokens: list[torch.Tensor] = []
+        places: dict[str, int] = {}
         for m in EXPERTS:
             if not present.get(m, [True] * 5)[i]:
                 continue
@@ -137,7 +139,7 @@ def make_batch(size=6):
     """Captions of one word each; the experts of a video tell the word."""
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(size, 3, generator=generator).double()
-    inputs = {"caption": torch.arange(1, size + 1)[:, None]}
+    inputs: dict[str, Any] = {"caption": torch.arange(1, size + 1)[:, None]}
     for m, length in EXPERTS.items():
         values = codes[:, None] + 0.1 * torch.randn(size, length, 3, generator=generator).double()
         inputs[m] = Padded(values, torch.arange(length) < torch.randint(1, length + 1, (size, 1), generator=generator))

@@ -55,7 +55,9 @@ def diagnose(
     assert model is not None
     setup = predictor.training_setup(folder)
     if isinstance(setup.task, Retrieval):
-        raise InputError("in retrieval no modality predicts alone, so that none can be diagnosed; see the ranks of the run")
+        raise InputError(
+            "in retrieval no modality predicts alone, so that none can be diagnosed; see the ranks of the run"
+        )
     if epochs is not None:
         train = setup.config.train.model_copy(update={"epochs": epochs})
         setup = replace(

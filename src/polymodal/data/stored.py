@@ -61,7 +61,7 @@ class Stored:
     def _place(self, input: Input, cells: tuple[Any, ...], root: Path) -> Path:
         # What is learnt from decoded samples has no part in how they are decoded.
         options = {name: value for name, value in input.state().items() if name not in LEARNT}
-        told = [type(input).__name__, options, [str(cell) for cell in cells]]
+        told: list[Any] = [type(input).__name__, options, [str(cell) for cell in cells]]
         for path in places(resolve(cells[0], root)):
             with suppress(OSError):
                 facts = path.stat()

@@ -69,7 +69,7 @@ def spectrogram(source: Path, target: Path, *, options: Mapping[str, Any]) -> No
     """A .npy of what the input "audio" with these settled options computes."""
     values = make_input(Modality("audio", ("audio",), "audio"), **options).decode((source.name,), source.parent)
     with target.open("wb") as file:
-        np.save(file, values)
+        np.save(file, np.asarray(values))
 
 
 def sounds(

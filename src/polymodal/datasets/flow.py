@@ -59,8 +59,8 @@ def flow(source: Path, target: Path) -> None:
         grey = cv2.cvtColor(_scaled(cv2, pixels), cv2.COLOR_RGB2GRAY)
         if before is not None:
             moved = to_bytes(search.calc(before, grey, None))
-            for axis in (0, 1):
-                write_jpeg(target / "uv"[axis] / NAME.format(index), np.ascontiguousarray(moved[..., axis]))
+            for place, axis in enumerate(("u", "v")):
+                write_jpeg(target / axis / NAME.format(index), np.ascontiguousarray(moved[..., place]))
         before = grey
     if not any((target / "u").iterdir()):
         raise InputError(f"{source}: flow needs two frames, and the clip has one")

@@ -92,7 +92,7 @@ def _array(path: Path) -> NDArray[Any] | None:
 
 def _clips(value: Any, place: str) -> list[tuple[float, float, str]]:
     """Start, end and text of each caption."""
-    lists = [value.get(key) for key in ("start", "end", "text")] if isinstance(value, Mapping) else []
+    lists: list[Any] = [value.get(key) for key in ("start", "end", "text")] if isinstance(value, Mapping) else []
     if len(lists) != 3 or not all(isinstance(one, list) for one in lists) or len({len(one) for one in lists}) != 1:
         raise InputError(f"{place}: expected the lists start, end and text of equal length")
     try:

@@ -162,7 +162,7 @@ def _expert(file: Any, name: str, width: int, path: Path, vectors: int | None) -
     if values.ndim != 2 or values.shape[1] != width:
         raise InputError(f"{path}: features.{name} have the shape {values.shape}; expected (n, {width})")
     if f"features_t.{name}" in file:
-        times = np.asarray(file[f"features_t.{name}"][()], np.float64)
+        times: NDArray[Any] = np.asarray(file[f"features_t.{name}"][()], np.float64)
         times = times.mean(1) if times.ndim == 2 else times.reshape(-1)
     else:
         times = (np.arange(len(values)) + 0.5) * SECONDS[name] if name in SECONDS else np.full(len(values), -1.0)

@@ -93,8 +93,9 @@ def prepare(
     wanted = replace(wanted, audio=_audio(source, table, wanted.sound))
     plan: Plan = plan_of(source.root, table, wanted)
     with _reserved(out, _record(source, wanted)):
-        for name, text in {**_lists(source.root, plan.lists), **plan.texts}.items():
-            _place(out, name, partial(_write, data=text.encode() if isinstance(text, str) else text))
+        texts = {name: text.encode() for name, text in plan.texts.items()}
+        for name, data in (_lists(source.root, plan.lists) | texts).items():
+            _place(out, name, partial(_write, data=data))
         done = _run(out, table, {source.root: plan.jobs, out: plan.then}, workers, show, progress)
         if done.broken:
             _place(out, BROKEN, partial(_write, data=json.dumps(_told(done.broken), indent=1).encode()))

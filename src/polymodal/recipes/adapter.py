@@ -90,7 +90,9 @@ def train_adapter(
         raise InputError(f"{stage}: checkpoints are of a finished phase, start_from is what one begins with; give one")
     if isinstance(setup.task, Retrieval):
         if checkpoints:
-            raise InputError(f"{stage}: checkpoints are of single modalities, which retrieval has none of; use start_from")
+            raise InputError(
+                f"{stage}: checkpoints are of single modalities, which retrieval has none of; use start_from"
+            )
         return over_experts(setup, stage, part, _longest, modalities, fine_tune, start_from)
     setup, unfit = started(setup, start_from)
     options = options_of(part["name"], setup.trust)

@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -134,7 +135,9 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{}\n#EXT-X-ENDLIST\n"
 def test_headers_that_promise_too_much(tmp_path, name, data, expected):
     path = tmp_path / name
     path.write_bytes(data)
-    read = {"png": read_image, "ppm": read_image, "npy": read_array}.get(name[2:], lambda one: read_wave(one, 16000))
+    read: Any = {"png": read_image, "ppm": read_image, "npy": read_array}.get(
+        name[2:], lambda one: read_wave(one, 16000)
+    )
     with pytest.raises(InputError, match=expected) as error:
         read(path)
     assert str(path) in str(error.value)

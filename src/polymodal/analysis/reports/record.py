@@ -38,7 +38,11 @@ NAMES = {
         f"{key}_{way}": f"{name}, {words}"
         for way, words in (("q2g", "query to item"), ("g2q", "item to query"))
         for key, name in (
-            ("r_at_1", "R@1"), ("r_at_5", "R@5"), ("r_at_10", "R@10"), ("mdr", "median rank"), ("mnr", "mean rank"),
+            ("r_at_1", "R@1"),
+            ("r_at_5", "R@5"),
+            ("r_at_10", "R@10"),
+            ("mdr", "median rank"),
+            ("mnr", "mean rank"),
         )
     },
 }
