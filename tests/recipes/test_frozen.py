@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from polymodal import InputError
+from polymodal.config import Part
+from polymodal.data.synthetic import ArrayLoader, d4
+from polymodal.encoders import MLP
+from polymodal.evaluate import evaluate
 from polymodal.recipes import frozen_features, linear_eval, ume
 from polymodal.types import Batch
 from tests.builders import difference
@@ -43,6 +49,25 @@ def test_a_classifier_on_features_of_encoders_as_they_come(tmp_path: Path) -> No
         assert difference(encoder.state_dict(), fresh[m].state_dict()) > 0
     with pytest.raises(InputError, match="leaves out the phase that checkpoints are of"):
         frozen_features(make_setup(), fine_tune=False, checkpoints={"x1": "somewhere"})
+
+
+@pytest.mark.parametrize(("fusion", "kept"), [("transformer", True), ("concat", False)])
+def test_a_fusion_of_tokens_trains_on_tokens(fusion: str, kept: bool, tmp_path: Path) -> None:
+    """What it trains on is what it is evaluated on: the cache keeps tokens for the fusions that read them, and for no other."""
+    setup = make_setup(tmp_path)
+    pairs = d4(96, 0)
+    setup.train, setup.valid = ArrayLoader(pairs, 32, shuffle=True), ArrayLoader(pairs, 96)
+    setup.make_encoder = lambda m: MLP(16, dim=8)
+    setup.config.fusion = Part(name=fusion)
+    setup.config.train.epochs = 1
+    result = frozen_features(setup, fine_tune=False)
+    stored = [load_file(one) for one in (tmp_path / "features").rglob("*.safetensors")]
+    assert stored
+    assert all(("tokens" in one) == kept for one in stored)
+    cached = setup.cached(dict(result.model.encoders.items()), tokens=setup.modalities if kept else ())[1]
+    assert cached is not None
+    raw, found = setup.evaluate(result.model).probabilities, evaluate(result.model, cached, setup.task).probabilities
+    np.testing.assert_allclose(found, raw, atol=1e-6)
 
 
 @pytest.mark.parametrize("of", ["pretrained", "unimodal"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polymodal.data.table import Table
 from polymodal.datasets.base import Dataset, Preset, make_table, need, one_of, read_lines
-from polymodal.datasets.safe_files import load_pickle
+from polymodal.datasets.safe_files import load_pickle, open_hdf5, read_set
 from polymodal.errors import InputError
 
 __all__ = ["DATASET", "EXPERTS", "read", "sentence", "timed"]
@@ -126,14 +126,9 @@ def _one(name: str, chosen: Mapping[str, Any], count: int, root: Path) -> range:
 
 def _video(path: Path, vectors: int | None) -> tuple[list[str], dict[str, NDArray[np.float32] | None]]:
     """Captions and experts of one file."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            captions = [sentence(_words(file[f"raw_captions.{i}"][()])) for i in _numbers(file.__contains__)]
-            experts = {m: _expert(file, m, width, path, vectors) for m, width in EXPERTS.items()}
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({str(error)[:100]}); fetch it again") from None
+    with open_hdf5(path) as file:
+        captions = [sentence(_words(read_set(file, f"raw_captions.{i}"))) for i in _numbers(file.__contains__)]
+        experts = {m: _expert(file, m, width, path, vectors) for m, width in EXPERTS.items()}
     if not captions:
         raise InputError(f"{path}: no captions (raw_captions.0, ...); fetch the file with the captions in it")
     return captions, experts
@@ -156,13 +151,13 @@ def _expert(file: Any, name: str, width: int, path: Path, vectors: int | None) -
     """Vectors with their times; None where there are none, or the first number is none."""
     if f"features.{name}" not in file:
         return None
-    values = np.asarray(file[f"features.{name}"][()])
+    values = read_set(file, f"features.{name}")
     if not values.size or np.isnan(values.reshape(-1)[0]):
         return None
     if values.ndim != 2 or values.shape[1] != width:
         raise InputError(f"{path}: features.{name} have the shape {values.shape}; expected (n, {width})")
     if f"features_t.{name}" in file:
-        times: NDArray[Any] = np.asarray(file[f"features_t.{name}"][()], np.float64)
+        times: NDArray[Any] = read_set(file, f"features_t.{name}").astype(np.float64)
         times = times.mean(1) if times.ndim == 2 else times.reshape(-1)
     else:
         times = (np.arange(len(values)) + 0.5) * SECONDS[name] if name in SECONDS else np.full(len(values), -1.0)

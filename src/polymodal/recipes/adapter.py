@@ -19,13 +19,13 @@ from polymodal.errors import InputError
 from polymodal.fit import Sized
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
-from polymodal.recipes.frozen import fresh
+from polymodal.recipes.frozen import features_of, fresh, input_of, with_tokens
 from polymodal.recipes.over_experts import over_experts
 from polymodal.recipes.transfer import StartFrom, started
 from polymodal.recipes.unimodal import Checkpoints, train_each
 from polymodal.run import logger
 from polymodal.tasks import Retrieval
-from polymodal.types import Batch, Features, move
+from polymodal.types import Features
 
 __all__ = ["adapter", "train_adapter"]
 
@@ -134,7 +134,7 @@ def train_adapter(
 
     still = _still(shown, encoders)
     between = shown.adapter is not None and bool(shown.adapter.last)
-    rich = _with_tokens(setup, {m: encoders[m] for m in still})
+    rich = with_tokens(setup, {m: encoders[m] for m in still})
     loaders = (
         setup.cached({m: encoders[m] for m in still}, setup.modalities, tokens=rich)
         if still
@@ -191,30 +191,6 @@ def _still(model: MultimodalModel, encoders: Iterable[str]) -> list[str]:
     return [m for m in encoders if not any(p.requires_grad for p in model.encoders[m].parameters())]
 
 
-def _with_tokens(setup: Setup, encoders: Mapping[str, nn.Module]) -> list[str]:
-    """Modalities whose encoders yield tokens, told by one batch."""
-    if not encoders:
-        return []
-    batch = next(iter(setup.train))
-    return [m for m, encoder in encoders.items() if _features(encoder, batch, m).tokens is not None]
-
-
-@torch.no_grad()
-def _features(encoder: nn.Module, batch: Batch, modality: str) -> Features:
-    training = encoder.training
-    encoder.eval()
-    try:
-        found: Features = encoder(_input(encoder, batch, modality))
-    finally:
-        encoder.train(training)
-    return found
-
-
-def _input(encoder: nn.Module, batch: Batch, modality: str) -> Any:
-    """The input of one modality on its encoder's device."""
-    return move(batch.inputs[modality], next((p.device for p in encoder.parameters()), torch.device("cpu")))
-
-
 @torch.no_grad()
 def _longest(loaders: tuple[Sized, Sized | None], encoders: Mapping[str, nn.Module], between: bool) -> dict[str, int]:
     """The most tokens of each modality in training and validation, between the layers or behind them."""
@@ -225,8 +201,8 @@ def _longest(loaders: tuple[Sized, Sized | None], encoders: Mapping[str, nn.Modu
                 x = batch.inputs[m]
                 tokens: Tensor | None
                 if between and isinstance(encoder, LayeredEncoder):
-                    tokens = encoder.embed(_input(encoder, batch, m)).tokens
+                    tokens = encoder.embed(input_of(encoder, batch, m)).tokens
                 else:
-                    tokens = (x if isinstance(x, Features) else _features(encoder, batch, m)).tokens
+                    tokens = (x if isinstance(x, Features) else features_of(encoder, batch, m)).tokens
                 most[m] = max(most[m], 1 if tokens is None else tokens.shape[1])
     return {m: max(one[m] for one in gather_objects(most)) for m in most}

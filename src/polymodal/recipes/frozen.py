@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from polymodal.balancers import Balancer
@@ -16,6 +17,7 @@ from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.unimodal import Checkpoints, best_alone, train_each
+from polymodal.types import Batch, Features, move
 
 __all__ = ["frozen_features", "linear_eval"]
 
@@ -56,7 +58,8 @@ def frozen_features(setup: Setup, fine_tune: bool = True, checkpoints: Checkpoin
         heads = linear_heads(encoders, setup.task.outputs) if getattr(fusion, "needs_heads", False) else None
         return MultimodalModel(encoders, fusion, heads)
 
-    model, history = setup.fit("frozen_features", build, Balancer(), setup.cached(encoders))
+    loaders = setup.cached(encoders, tokens=_tokens_read(setup, encoders, build()))
+    model, history = setup.fit("frozen_features", build, Balancer(), loaders)
     return Result(model, part, epochs | {setup.stage_name("frozen_features"): history.best_epoch}, models)
 
 
@@ -109,3 +112,38 @@ def fresh(setup: Setup, modality: str) -> nn.Module:
 def frozen(encoder: nn.Module) -> nn.Module:
     """A copy of which no parameter trains."""
     return copy.deepcopy(encoder).requires_grad_(False)
+
+
+def with_tokens(setup: Setup, encoders: Mapping[str, nn.Module]) -> list[str]:
+    """Modalities whose encoders yield tokens, told by one batch."""
+    if not encoders:
+        return []
+    batch = next(iter(setup.train))
+    return [m for m, encoder in encoders.items() if features_of(encoder, batch, m).tokens is not None]
+
+
+@torch.no_grad()
+def features_of(encoder: nn.Module, batch: Batch, modality: str) -> Features:
+    training = encoder.training
+    encoder.eval()
+    try:
+        found: Features = encoder(input_of(encoder, batch, modality))
+    finally:
+        encoder.train(training)
+    return found
+
+
+def input_of(encoder: nn.Module, batch: Batch, modality: str) -> Any:
+    """The input of one modality on its encoder's device."""
+    return move(batch.inputs[modality], next((p.device for p in encoder.parameters()), torch.device("cpu")))
+
+
+@torch.no_grad()
+def _tokens_read(setup: Setup, encoders: Mapping[str, nn.Module], model: MultimodalModel) -> list[str]:
+    """Modalities whose token features the fusion reads, told by what it makes of one batch with and without them."""
+    batch = next(iter(setup.train))
+    found = {m: features_of(encoder, batch, m) for m, encoder in encoders.items()}
+    rich = [m for m, one in found.items() if one.tokens is not None]
+    model.eval()
+    whole, pooled = model(found), model({m: Features(one.pooled) for m, one in found.items()})
+    return rich if rich and not torch.equal(whole.logits, pooled.logits) else []
