@@ -1,8 +1,10 @@
-"""What networks of several rooms are built of: positions, masks, and the Conformer block over padded sequences."""
+"""What networks of several rooms need: positions, masks, the Conformer block over padded sequences, and eval mode for a while."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,24 @@ __all__ = [
     "ConvolutionModule",
     "MaskedBatchNorm",
     "RelativeAttention",
+    "evaluating",
     "positions",
     "relative_positions",
     "visible",
 ]
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and the former mode of every single submodule restored after, also after an error."""
+    modes = [(sub, sub.training) for module in modules for sub in module.modules()]
+    try:
+        for sub, _ in modes:
+            sub.training = False
+        yield
+    finally:
+        for sub, mode in modes:
+            sub.training = mode
 
 
 def visible(mask: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from polymodal.adapters.base import Adapter
 from polymodal.adapters.injected import Injected
+from polymodal.blocks import evaluating
 from polymodal.distributed import gather_objects, unwrap
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
@@ -106,7 +106,7 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: b
     single: dict[str, list[Array]] = {m: [] for m in inner.modalities if source}
     targets: list[Array] = []
     ids: list[str] = []
-    with _evaluating(inner):
+    with evaluating(inner):
         for batch in loader:
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
@@ -177,7 +177,7 @@ def evaluate_subsets(model: nn.Module, loader: Iterable[Batch], task: Task) -> l
     device = next((p.device for p in inner.parameters()), torch.device("cpu"))
     subsets = [one for size in range(1, len(names) + 1) for one in combinations(names, size)]
     found: dict[tuple[str, ...], list[tuple[Array, Array]]] = {one: [] for one in subsets}
-    with _evaluating(inner):
+    with evaluating(inner):
         for batch in loader:
             batch = move(batch, device)
             output = model(batch.inputs, batch.present)
@@ -199,18 +199,6 @@ def _subset(modalities: tuple[str, ...], mine: list[tuple[Array, Array]], task: 
         raise ValueError("the loader gave no batch")
     rows, target = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return Subset(modalities, len(rows), task.metrics(rows, target) if len(rows) else {})
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every part then has the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _shares(model: MultimodalModel, batch: Batch, output: Output, source: str | None) -> dict[str, Tensor]:

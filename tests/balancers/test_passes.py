@@ -9,7 +9,8 @@ from torch import nn
 
 from polymodal import InputError
 from polymodal.adapters import Adapter
-from polymodal.balancers.passes import check_zeroing, evaluating, shapley_parts, subset_logits, zeroed
+from polymodal.balancers.passes import check_zeroing, shapley_parts, subset_logits, zeroed
+from polymodal.blocks import evaluating
 from polymodal.encoders import MLP, Encoder, ImageCNN, SpectrogramCNN, TextBag, linear_heads
 from polymodal.fusion import Concat, Mixture
 from polymodal.model import MultimodalModel, forward

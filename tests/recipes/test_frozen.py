@@ -14,6 +14,7 @@ from polymodal.data.synthetic import ArrayLoader, d4
 from polymodal.encoders import MLP
 from polymodal.evaluate import evaluate
 from polymodal.recipes import frozen_features, linear_eval, ume
+from polymodal.recipes.frozen import features_of
 from polymodal.types import Batch
 from tests.builders import difference
 from tests.recipes.setups import make_setup, stages
@@ -98,3 +99,11 @@ def test_linear_evaluation(of: str, tmp_path: Path) -> None:
 def test_unknown_encoders() -> None:
     with pytest.raises(InputError, match="of='joint'"):
         linear_eval(make_setup(), of="joint")  # type: ignore[arg-type]
+
+
+def test_looking_at_features_leaves_the_mode_of_every_part() -> None:
+    encoder = MLP(8, dim=8, dropout=0.5).train()
+    encoder.net.eval()  # as a frozen BatchNorm is kept
+    before = [part.training for part in encoder.modules()]
+    features_of(encoder, next(iter(make_setup().train)), "x1")
+    assert [part.training for part in encoder.modules()] == before

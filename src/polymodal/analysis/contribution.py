@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polymodal.analysis.bootstrap import Interval, bootstrap_mean
-from polymodal.balancers.passes import check_zeroing, evaluating, shapley_parts
+from polymodal.balancers.passes import check_zeroing, shapley_parts
+from polymodal.blocks import evaluating
 from polymodal.errors import InputError
 from polymodal.evaluate import masked_logits
 from polymodal.model import MultimodalModel

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from polymodal.blocks import evaluating
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
 from polymodal.types import Batch, move
@@ -66,12 +67,10 @@ def encoder_features(
         Features (N, D_m) of each modality of the model, targets (N,), and for each modality which samples have it (N,).
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
     features: dict[str, list[Array]] = {m: [] for m in model.modalities}
     there: dict[str, list[Array]] = {m: [] for m in model.modalities}
     targets: list[Array] = []
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in loader:
             targets.append(batch.target.cpu().numpy())
             batch = move(batch, device)
@@ -80,9 +79,6 @@ def encoder_features(
                 features[m].append(one.pooled.double().cpu().numpy())
                 whole = np.ones(len(batch.target), bool)
                 there[m].append(present[m].cpu().numpy() if m in present else whole)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     if not targets:
         raise InputError("the loader gave no batch to probe on")
     join = np.concatenate

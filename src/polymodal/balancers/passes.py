@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from itertools import combinations
 from math import comb
 from typing import Any, cast
@@ -11,10 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from polymodal.blocks import evaluating
 from polymodal.errors import InputError
 from polymodal.types import Features, Model, Padded, Step
 
-__all__ = ["MOST", "check_zeroing", "evaluating", "shapley_parts", "subset_logits", "zeroed"]
+__all__ = ["MOST", "check_zeroing", "shapley_parts", "subset_logits", "zeroed"]
 
 MOST = 6
 """Most modalities whose 2^M - 2 subsets are run."""
@@ -25,19 +25,6 @@ _SAME_IN_BOTH_MODES = {
     nn.GroupNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.MaxPool1d,
     nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
 }  # fmt: skip
-
-
-@contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and the former mode of every single submodule restored after, also after an error."""
-    modes = [(sub, sub.training) for module in modules for sub in module.modules()]
-    try:
-        for sub, _ in modes:
-            sub.training = False
-        yield
-    finally:
-        for sub, mode in modes:
-            sub.training = mode
 
 
 def zeroed(x: Any, rows: int | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from polymodal.balancers.passes import evaluating
+from polymodal.blocks import evaluating
 from polymodal.distributed import all_sum, unwrap
 from polymodal.errors import InputError
 from polymodal.types import Batch, Model, Task, move

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from polymodal.blocks import evaluating
 from polymodal.distributed import rank, wait, world_size
 from polymodal.errors import InputError
 from polymodal.progress import Progress
@@ -175,7 +175,10 @@ class FeatureCache:
         known = self._memory.setdefault(group, {})
         self._look(group, known)
         missing = [key for key in where if key not in known]
-        with _frozen(encoder), Progress(f"features of {modality}", len(missing), show=self.show and rank() == 0) as bar:
+        with (
+            evaluating(encoder),
+            Progress(f"features of {modality}", len(missing), show=self.show and rank() == 0) as bar,
+        ):
             for chunk in _rotated([missing[i : i + self.shard] for i in range(0, len(missing), self.shard)]):
                 self._look(group, known)  # what another process has made meanwhile
                 if todo := [key for key in chunk if key not in known]:
@@ -232,18 +235,6 @@ def _batches(places: Sequence[tuple[int, int]], size: int) -> Iterator[tuple[int
         own = np.array([place for _, place in group], dtype=np.int64)
         for start in range(0, len(own), size):
             yield draw, own[start : start + size]
-
-
-@contextmanager
-def _frozen(encoder: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every part then has the mode that it had."""
-    modes = {module: module.training for module in encoder.modules()}
-    encoder.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _rotated(chunks: list[list[str]]) -> list[list[str]]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from polymodal.balancers import Balancer
+from polymodal.blocks import evaluating
 from polymodal.config import StageConfig
 from polymodal.encoders.base import linear_heads, width
 from polymodal.errors import InputError
@@ -124,12 +125,9 @@ def with_tokens(setup: Setup, encoders: Mapping[str, nn.Module]) -> list[str]:
 
 @torch.no_grad()
 def features_of(encoder: nn.Module, batch: Batch, modality: str) -> Features:
-    training = encoder.training
-    encoder.eval()
-    try:
+    """Features of one batch in eval mode; every part of the encoder keeps its mode."""
+    with evaluating(encoder):
         found: Features = encoder(input_of(encoder, batch, modality))
-    finally:
-        encoder.train(training)
     return found
 
 
