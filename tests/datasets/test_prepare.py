@@ -256,13 +256,13 @@ def test_faces_in_boxes_and_their_features(cremad, tmp_path, capsys):
     assert np.array_equal(np.asarray(vector.decode((table.cells("faces")[0],), out)), found[:5])
     with pytest.raises(InputError, match="was prepared with weights mean, not other"):
         prepared("cremad", cremad, out, Wanted(faces=True, boxes=read_boxes(boxes), embed=embed, weights="other"))
-    from polymodal.cli import _face_features
+    from polymodal.cli.prepare import face_features
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.inference_mode():
         own = net(((torch.from_numpy(pixels) / 255 - mean) / std).movedim(-1, 1))
-    assert _face_features(tmp_path / "b2.safetensors")(pixels) == pytest.approx(own.numpy(), abs=1e-4)
+    assert face_features(tmp_path / "b2.safetensors")(pixels) == pytest.approx(own.numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize(
