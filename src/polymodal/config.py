@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,7 @@ __all__ = [
     "OptimizerConfig",
     "Part",
     "from_flags",
+    "laid",
     "load_config",
     "of_stage",
     "parse_override",
@@ -246,6 +247,29 @@ def from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings with another laid over it; a part of another name is replaced as a whole.
+
+    Example:
+        >>> laid({"seed": 1, "balancer": {"name": "mlb", "alpha": 2}}, {"balancer": "ogm"})
+        {'seed': 1, 'balancer': {'name': 'ogm'}}
+        >>> laid({"balancer": {"name": "mlb", "alpha": 2}}, {"balancer": {"beta_max": 5}})
+        {'balancer': {'name': 'mlb', 'alpha': 2, 'beta_max': 5}}
+    """
+    merged = _copied(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}
+        elif isinstance(old, dict) and isinstance(value, str) and "name" in old:
+            value = {"name": value}
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            other = "name" in value and "name" in old and value["name"] != old["name"]
+            value = _copied(value) if other else laid(old, value)
+        merged[key] = value
+    return merged
+
+
 def parse_override(text: str) -> tuple[list[str], Any]:
     """Split "key.sub=value"; the value is read as YAML.
 
@@ -319,7 +343,8 @@ def _explain(error: ValidationError, root: type[BaseModel], prefix: str) -> str:
         if one["type"] == "extra_forbidden":
             model: Any = root
             for step in place[:-1]:
-                model = model.model_fields[step].annotation
+                fields = getattr(model, "model_fields", None)
+                model = get_args(model)[-1] if fields is None else fields[step].annotation  # dict[str, ...]
             known = list(model.model_fields)
             lines.append(f"unknown key {key!r}{nearest(place[-1], known)} (there are {', '.join(known)})")
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from polymodal.config import laid
 from polymodal.data.table import Table, read_table
 from polymodal.datasets.base import Dataset, Preset
 from polymodal.errors import InputError
@@ -117,7 +118,7 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     named = parse(str(values["table"])) if values.get("table") else None
     if named is None:
         return dict(values)
-    merged = _laid(find(named.name).presets[named.preset].settings, values)
+    merged = laid(find(named.name).presets[named.preset].settings, values)
     if values.get("data", {}).get("modalities"):
         own = {str(one).partition("=")[0] for one in values["data"]["modalities"]}
         merged["data"]["inputs"] = {m: one for m, one in merged["data"].get("inputs", {}).items() if m in own}
@@ -125,11 +126,3 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
             merged["encoders"] = {m: one for m, one in merged["encoders"].items() if m in own}
     return merged
 
-
-def _laid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over a copy of `below`."""
-    merged = {key: _laid(one, {}) if isinstance(one, Mapping) else one for key, one in below.items()}
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _laid(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
-    return merged

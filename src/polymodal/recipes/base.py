@@ -138,6 +138,7 @@ class Setup:
         deadline: `time.perf_counter()` at which training must end; a stage then stops after the epoch it is in.
         suffix: joins the names of all stages.
         seconds: of each stage, filled in as they end.
+        trainable: parameters that each stage trains, filled in as they end.
         leaderboard: what a recipe that compares candidates tried.
         dropping: stages whose training samples lost modalities at random (`train.modality_dropout`).
     """
@@ -155,6 +156,7 @@ class Setup:
     deadline: float | None = None
     suffix: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    trainable: dict[str, int] = field(default_factory=dict)
     leaderboard: list[dict[str, Any]] = field(default_factory=list)
     finished: dict[str, tuple[MultimodalModel, History]] = field(default_factory=dict)
     dropping: set[str] = field(default_factory=set)
@@ -253,6 +255,7 @@ class Setup:
         started = time.perf_counter()
         self.seed(stage)
         model = build()
+        self.trainable[stage] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         run = None if self.run is None else self.run.stage(stage)
         if run is not None and run.has("done.json"):
             done = run.read_json("done.json")
