@@ -20,7 +20,7 @@ from polymodal.fit import fit
 from polymodal.loop import Loop
 from polymodal.model import MultimodalModel
 from polymodal.optim import make_optimizer
-from polymodal.recipes import wander
+from polymodal.recipes import mmlora, wander
 from polymodal.types import Batch, Features, Padded
 from tests.builders import difference
 from tests.recipes.sequences import make_setup
@@ -185,6 +185,9 @@ def test_tokens_beyond_the_longest_of_training_take_no_part(options: dict[str, A
         ({}, {"shapes": {"x1": (8, 2)}}, r"fusion of \['x1'\]: it multiplies modalities, so it needs at least two"),
         ({"fine_tune": False, "checkpoints": {"x1": "a"}}, {}, "leaves out the phase"),
         ({"start_from": "a", "checkpoints": {"x1": "a"}}, {}, "give one"),
+        ({"after": "mmlora", "fine_tune": False}, {}, "after='mmlora' says where the encoders come from"),
+        ({"after": "mmlor"}, {}, "mmlor"),
+        ({"after": {"name": "mmlora", "rnk": 2}}, {}, r"wander\.after\.rnk: mmlora has no such setting"),
     ],
 )
 def test_wrong_settings_cost_no_training(
@@ -202,3 +205,22 @@ def test_sequences_longer_than_allowed_and_heads_of_one_output_are_told() -> Non
     setup.make_balancer = MultiLoss
     with pytest.raises(InputError, match="one joint output"):
         wander(setup, **SMALL)
+
+
+def test_wander_after_mmlora_and_with_a_balancer_of_its_own(tmp_path: Path) -> None:
+    setup = make_setup(tmp_path)
+    setup.make_balancer = MultiLoss
+    options: dict[str, Any] = {"down": 3, "rank_t": 2, "rank_h": 2, "output": "per_modality"}
+    result = wander(setup, **options, after={"name": "mmlora", "rank": 2, "keep": "adapted"})
+    assert stages(tmp_path) == ["mmlora", "unimodal_x1", "unimodal_x2", "wander"]
+    adapted = mmlora(make_setup(), rank=2, keep="adapted")
+    for m, encoder in result.model.encoders.items():
+        assert difference(encoder.state_dict(), adapted.model.encoders[m].state_dict()) == 0
+        assert difference(encoder.state_dict(), adapted.unimodal[m].encoders[m].state_dict()) > 0
+        head = result.model.heads[m].state_dict()
+        assert difference(head, adapted.model.heads[m].state_dict()) > 0, "the balancer trains it in the last stage"
+
+
+def test_a_recipe_that_leaves_no_encoders_to_freeze(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="after='joint': its model has no head of x1, x2 alone"):
+        wander(make_setup(tmp_path), **SMALL, after="joint")

@@ -73,7 +73,7 @@ class Experiment(_Strict):
         """What there is to measure, row by row.
 
         Args:
-            rows: pattern of labels, e.g. "MMLoRA*"; all where None.
+            rows: a label, or a pattern of labels such as "MMLoRA*"; all where None.
             sets: data sets; all where empty.
 
         Raises:
@@ -82,7 +82,7 @@ class Experiment(_Strict):
         for name in sets:
             if name not in self.data:
                 raise InputError(f"--sets {name}: the file has {', '.join(self.data)}{nearest(name, self.data)}")
-        chosen = [row for row in self.rows if rows is None or fnmatchcase(row.label, rows)]
+        chosen = [row for row in self.rows if rows is None or row.label == rows or fnmatchcase(row.label, rows)]
         if not chosen:
             known = "; ".join(row.label for row in self.rows)
             raise InputError(f"--rows {rows!r} matches no row of {self.paper} {self.table}; there are: {known}")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from polymodal import names
 from polymodal.adapters import Adapter, insert, lora_adapters
 from polymodal.adapters.by_name import options_of
 from polymodal.adapters.injected import Injected
 from polymodal.adapters.lora.handle import Counts
+from polymodal.balancers import Balancer
+from polymodal.config import Part
 from polymodal.distributed import gather_objects
 from polymodal.encoders.base import LayeredEncoder, linear_heads, width
 from polymodal.errors import InputError
@@ -39,6 +43,7 @@ def adapter(
     fine_tune: bool = True,
     checkpoints: Checkpoints = None,
     start_from: StartFrom = None,
+    after: str | Mapping[str, Any] | None = None,
 ) -> Result:
     """Train each modality alone, freeze the encoders, put an adapter into or between them, train it with the fusion.
 
@@ -56,6 +61,8 @@ def adapter(
         start_from: a run's folder or a file of weights (or one a modality), whose encoders' tensors are what the encoders begin
             with wherever the shapes agree. Those that do not agree are named; without a uni-modal phase they train with the
             adapter.
+        after: another recipe, by name or with its settings (`recipe.after=mmlora recipe.after.rank=2`), whose encoders are
+            frozen in the place of those of a uni-modal phase. The configured balancer acts in the last stage alone.
 
     Raises:
         InputError: settings that cannot be, before anything is trained.
@@ -65,7 +72,7 @@ def adapter(
     part: dict[str, Any] = {"name": method} if isinstance(method, str) else dict(method)
     if not part.get("name"):
         raise InputError("adapter: name the method, for example recipe.method=houlsby")
-    return train_adapter(setup, "adapter", part, modalities, fine_tune, checkpoints, start_from)
+    return train_adapter(setup, "adapter", part, modalities, fine_tune, checkpoints, start_from, after)
 
 
 def train_adapter(
@@ -76,6 +83,7 @@ def train_adapter(
     fine_tune: bool = True,
     checkpoints: Checkpoints = None,
     start_from: StartFrom = None,
+    after: str | Mapping[str, Any] | None = None,
 ) -> Result:
     """What `adapter` does, as a stage of that name; `part` is the method's name and settings.
 
@@ -88,7 +96,16 @@ def train_adapter(
         )
     if start_from is not None and checkpoints:
         raise InputError(f"{stage}: checkpoints are of a finished phase, start_from is what one begins with; give one")
+    if after is not None and (checkpoints or start_from is not None or not fine_tune):
+        raise InputError(
+            f"{stage}: after={after!r} says where the encoders come from; leave out checkpoints, start_from and fine_tune, or "
+            "give them to that recipe"
+        )
     if isinstance(setup.task, Retrieval):
+        if after is not None:
+            raise InputError(
+                f"{stage}: after={after!r}: no other recipe comes before an adapter in retrieval; use start_from"
+            )
         if checkpoints:
             raise InputError(
                 f"{stage}: checkpoints are of single modalities, which retrieval has none of; use start_from"
@@ -104,9 +121,9 @@ def train_adapter(
 
     def assemble(encoders: dict[str, nn.Module], lengths: Mapping[str, int]) -> MultimodalModel:
         put = insert(settings, encoders, lengths=lengths, modalities=modalities, trust=setup.trust)
-        for m, names in {} if fine_tune else unfit.items():
+        for m, untrained in {} if fine_tune else unfit.items():
             known = dict(encoders[m].named_parameters())
-            for name in names:  # what nothing has trained yet
+            for name in untrained:  # what nothing has trained yet
                 if name in known:
                     known[name].requires_grad_(True)
         dims = {m: width(encoder) for m, encoder in encoders.items()}
@@ -127,7 +144,7 @@ def train_adapter(
     epochs: dict[str, int] = {}
     models: dict[str, MultimodalModel] = {}
     if fine_tune:
-        models, epochs = train_each(setup, checkpoints)
+        models, epochs = train_each(setup, checkpoints) if after is None else _trained_by(setup, stage, after)
         encoders = {m: one.encoders[m] for m, one in models.items()}
     else:
         encoders = {m: fresh(setup, m) for m in setup.modalities}
@@ -176,6 +193,28 @@ def train_adapter(
         models,
         adapter=kept,
     )
+
+
+def _trained_by(
+    setup: Setup, stage: str, after: str | Mapping[str, Any]
+) -> tuple[dict[str, MultimodalModel], dict[str, int]]:
+    """Each modality's encoder and head as another recipe leaves them, and the best epochs of its stages."""
+    part = Part.model_validate(after)
+    inner = replace(setup, make_balancer=Balancer)
+    recipe = names.resolve("recipes", part.name, trust=setup.trust)
+    result: Result = recipe(**names.bind(recipe, part.arguments, {"setup": inner}, f"{stage}.after"))
+    whole = result.model
+    missing = [m for m in setup.modalities if m not in whole.heads]
+    if missing or result.adapter is not None:
+        what = f"has no head of {', '.join(missing)} alone" if missing else "keeps an adapter of its own"
+        raise InputError(
+            f"{stage}: after={part.name!r}: its model {what}; mmlora, ume and full_ume leave what is needed"
+        )
+    models = {}
+    for m in setup.modalities:
+        models[m] = setup.unimodal_model(m)
+        models[m].encoders[m], models[m].heads[m] = whole.encoders[m], whole.heads[m]
+    return models, result.best_epoch
 
 
 def _head(setup: Setup, put: Adapter | None) -> dict[str, Any]:

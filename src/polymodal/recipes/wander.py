@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from polymodal.recipes.adapter import train_adapter
 from polymodal.recipes.base import Result, Setup
@@ -37,6 +38,7 @@ def wander(
     fine_tune: bool = True,
     checkpoints: Checkpoints = None,
     start_from: StartFrom = None,
+    after: str | Mapping[str, Any] | None = None,
 ) -> Result:
     """Fine-tune each encoder alone, freeze all, put Wander behind them or after their layers, train it and the head.
 
@@ -70,6 +72,7 @@ def wander(
         fine_tune: false leaves out the uni-modal phase, for encoders that are pre-trained.
         checkpoints: of the uni-modal phase, see `frozen_features`.
         start_from: what the encoders begin with, see `adapter`.
+        after: another recipe whose encoders are frozen, such as mmlora, see `adapter`.
 
     Raises:
         InputError: settings that cannot be, before anything is trained.
@@ -84,4 +87,4 @@ def wander(
         "pool": pool, "zero": zero, "scale": scale, "last": last, "at": None if at is None else sorted(at), "lengths": lengths,
         "longer": longer, "form": form,
     }  # fmt: skip
-    return train_adapter(setup, "wander", part, None, fine_tune, checkpoints, start_from)
+    return train_adapter(setup, "wander", part, None, fine_tune, checkpoints, start_from, after)
