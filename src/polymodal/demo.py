@@ -7,7 +7,6 @@ in noise. The picture is learnt fast, the sound slowly: what joint training make
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import sys
 import time
@@ -22,7 +21,7 @@ import torch
 from polymodal.analysis.linear_probe import linear_probe
 from polymodal.errors import InputError
 from polymodal.predictor import Predictor
-from polymodal.run import RunFolder, logger
+from polymodal.run import RunFolder, notes_in_files_only
 
 __all__ = ["demo", "sentence", "write_set"]
 
@@ -90,7 +89,7 @@ def demo(
     say(f"{samples} samples in {table}: a handwritten digit as a picture, and its telephone key as a sound in noise")
     split = pd.read_csv(table)["split"].to_numpy()
     rows: dict[str, Row] = {}
-    with _one_thread(), _notes_in_files_only():
+    with _one_thread(), notes_in_files_only():
         for number, (name, settings) in enumerate(RUNS.items(), 1):
             started = time.perf_counter()
             predictor = _predictor(settings, out / "runs" / name, seed, epochs, show).fit(table)
@@ -170,23 +169,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _notes_in_files_only() -> Iterator[None]:
-    """What each run infers from the table is the same every time: it goes to the runs' logs, not to the screen."""
-    handlers = list(logger.handlers)
-
-    def plain(record: logging.LogRecord) -> bool:
-        return not getattr(record, "note", False)
-
-    for handler in handlers:
-        handler.addFilter(plain)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(plain)
 
 
 def _predictor(settings: Mapping[str, Any], run: Path, seed: int, epochs: int, show: bool | None) -> Predictor:

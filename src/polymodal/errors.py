@@ -1,6 +1,6 @@
 """The one exception that polymodal raises for something its user can mend."""
 
-__all__ = ["InputError"]
+__all__ = ["Diverged", "InputError"]
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     The command line prints the message alone and ends with exit code 2.
     """
+
+
+class Diverged(InputError):
+    """Training or prediction with numbers that are not finite: a search counts it as a bad trial, and goes on."""

@@ -15,7 +15,7 @@ from polymodal.adapters.base import Adapter
 from polymodal.adapters.injected import Injected
 from polymodal.blocks import evaluating
 from polymodal.distributed import gather_objects, unwrap
-from polymodal.errors import InputError
+from polymodal.errors import Diverged, InputError
 from polymodal.model import MultimodalModel
 from polymodal.tasks import Retrieval, Task
 from polymodal.types import Batch, Output, move
@@ -113,7 +113,7 @@ def predict(model: nn.Module, loader: Iterable[Batch], task: Task, *, masking: b
             fused.append(tuple(one.detach().cpu().numpy() for one in task.over_split(output)))
             for one in fused[-1]:
                 if not np.isfinite(one).all():
-                    raise InputError(_explain(one.reshape(len(one), -1), output, batch.ids))
+                    raise Diverged(_explain(one.reshape(len(one), -1), output, batch.ids))
             targets.append(batch.target.cpu().numpy())
             ids += [str(i) for i in batch.ids] if batch.ids is not None else [""] * len(batch.target)
             for m, logits in _shares(inner, batch, output, source).items():
@@ -188,7 +188,7 @@ def evaluate_subsets(model: nn.Module, loader: Iterable[Batch], task: Task) -> l
                 rows = _numpy(task.probabilities(_wide(logits)))
                 there = torch.stack([(batch.present or {}).get(m, everyone) for m in one]).any(0).cpu().numpy()
                 if not np.isfinite(rows[there]).all():
-                    raise InputError(f"with {' and '.join(one)} alone: {_explain(rows, output, batch.ids)}")
+                    raise Diverged(f"with {' and '.join(one)} alone: {_explain(rows, output, batch.ids)}")
                 found[one].append((rows[there], target[there]))
     return [_subset(one, found[one], task) for one in subsets]
 

@@ -15,10 +15,21 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from polymodal.balancers import Balancer
 from polymodal.distributed import gather_objects, rank, spread, world_size
-from polymodal.errors import InputError
+from polymodal.errors import Diverged, InputError
 from polymodal.evaluate import evaluate
 from polymodal.model import MultimodalModel
 from polymodal.run import RunFolder, load_weights, logger, save_weights
+from polymodal.sharding import (
+    gathered,
+    load_own_state,
+    load_whole_optimizer,
+    load_whole_state,
+    own_shares,
+    own_state,
+    own_tensor,
+    whole_optimizer,
+    whole_state,
+)
 from polymodal.tasks import Task
 from polymodal.types import Batch, Step, Totals
 
@@ -65,7 +76,7 @@ class Loop:
         """Note one micro-batch's loss, and stop at one that is not finite."""
         value = float(loss)
         if not math.isfinite(value):
-            raise InputError(self._explain(step, value))
+            raise Diverged(self._explain(step, value))
         self.window_loss += value / world_size()
 
     def count(self) -> None:
@@ -101,7 +112,7 @@ class Loop:
         """Load the last good weights, and say so."""
         kept = "no epoch was finished before"
         if self.best_state is not None:
-            self.model.load_state_dict(self.best_state)
+            load_own_state(self.model, self.best_state)
             place = "the model" if self.run is None else str(self.run.path / "model.safetensors")
             kept = f"the weights of epoch {self.best_epoch}, the last good ones, are in {place}"
         return f"{kept}. Lower the learning rate, clip the gradient (train.clip=1) or check that modality's input"
@@ -111,13 +122,15 @@ class Loop:
     def finish_epoch(self, valid: Iterable[Batch] | None, seen: Mapping[str, Any]) -> dict[str, Any]:
         """Evaluate, select, record, write."""
         spread(self.model.buffers())  # each process has seen other batches since the last forward pass
-        wild = [name for name, p in self.model.named_parameters() if not bool(torch.isfinite(p).all())]
+        wild = [n for n, p in self.model.named_parameters() if not bool(torch.isfinite(own_tensor(p)).all())]
+        wild = list(dict.fromkeys(name for names in gather_objects(wild) for name in names))
         if wild:
-            raise InputError(f"after epoch {self.epoch + 1} the weights {wild[:3]} are not finite; {self._go_back()}")
+            raise Diverged(f"after epoch {self.epoch + 1} the weights {wild[:3]} are not finite; {self._go_back()}")
         try:
-            found = None if valid is None else evaluate(self.model, valid, self.task)
+            with gathered(self.model):
+                found = None if valid is None else evaluate(self.model, valid, self.task)
         except InputError as error:
-            raise InputError(f"after epoch {self.epoch + 1} {error}; {self._go_back()}") from error
+            raise type(error)(f"after epoch {self.epoch + 1} {error}; {self._go_back()}") from error
         single = {} if found is None else {m: one for m, one in found.unimodal_metrics.items()}
         name = self.task.default_metric
         self.balancer.end_epoch({m: one[name] for m, one in single.items()})
@@ -138,9 +151,11 @@ class Loop:
         self.epoch, self.done, self.sums = self.epoch + 1, 0, {}
         if self._better():
             self.best_epoch = self.epoch
-            self.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-            if self.run is not None and rank() == 0:
-                save_weights(self.run.path / "model.safetensors", self.best_state)
+            self.best_state = own_state(self.model)
+            if self.run is not None:
+                whole = whole_state(self.model)
+                if rank() == 0:
+                    save_weights(self.run.path / "model.safetensors", whole)
         if self.run is not None and rank() == 0:
             self.run.write_history(self.rows)
         self.checkpoint()
@@ -165,7 +180,7 @@ class Loop:
         """Load the selected weights."""
         if self.best_state is None:
             raise RuntimeError("training ended without an epoch")
-        self.model.load_state_dict(self.best_state)
+        load_own_state(self.model, self.best_state)
         return History(self.rows, self.best_epoch, self.rows[self.best_epoch - 1]["valid"])
 
     # Resume -----------------------------------------------------------------------------------------------------------
@@ -175,13 +190,14 @@ class Loop:
         if self.run is None:
             return
         randoms = gather_objects(_random_state(self.accelerator.device))
+        weights, optimizer = whole_state(self.model), whole_optimizer(self.optimizer)
         if rank() != 0:
             return
         scaler = self.accelerator.scaler
         self.run.save_checkpoint(
             {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "model": weights,
+                "optimizer": optimizer,
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "balancer": self.balancer.state_dict(),
@@ -200,8 +216,8 @@ class Loop:
         if state is None or self.run is None:
             return
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_whole_state(self.model, state["model"])
+            load_whole_optimizer(self.optimizer, state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.balancer.load_state_dict(state["balancer"])
             if self.accelerator.scaler is not None and state["scaler"]:
@@ -215,7 +231,7 @@ class Loop:
             ) from error
         self.random = randoms[rank()] if rank() < len(randoms) else None
         if self.best_epoch:
-            self.best_state = load_weights(self.run.path / "model.safetensors")
+            self.best_state = own_shares(self.model, load_weights(self.run.path / "model.safetensors"))
         logger.info("resumed %s at epoch %d, step %d", self.run.path, self.epoch + 1, self.done)
 
     def restore_random(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from polymodal.errors import InputError
 
-__all__ = ["RunFolder", "load_weights", "logger", "save_weights", "write_atomically"]
+__all__ = ["RunFolder", "load_weights", "logger", "notes_in_files_only", "save_weights", "write_atomically"]
 
 logger = logging.getLogger("polymodal")
 
@@ -28,7 +29,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the place cannot be written, or the disk is full; what was there before is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A process number alone is not one process where machines share a folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -46,6 +48,23 @@ def write_atomically(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def notes_in_files_only() -> Iterator[None]:
+    """What each run infers from the table is the same every time: it goes to the runs' logs, not to the screen."""
+    handlers = list(logger.handlers)
+
+    def plain(record: logging.LogRecord) -> bool:
+        return not getattr(record, "note", False)
+
+    for handler in handlers:
+        handler.addFilter(plain)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(plain)
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from polymodal.cli.listing import list_
 from polymodal.cli.prepare import prepare
 from polymodal.cli.printing import Messages, say
 from polymodal.cli.runs import diagnose, evaluate, predict, report
+from polymodal.cli.sweep import sweep
 from polymodal.cli.table import table
 from polymodal.errors import InputError
 
@@ -28,7 +29,7 @@ app = App(
 data = App(name="data", help="Look into data before training.")
 
 # A new command is a function in a file of this folder, imported above and named here.
-for command in (fit, evaluate, predict, demo, report, diagnose, table):
+for command in (fit, evaluate, predict, demo, report, diagnose, table, sweep):
     app.command(command)
 for command in (check, prepare, fetch_help, miniature, unpack):
     data.command(command)
