@@ -10,11 +10,11 @@ import polymodal
 from tests.modules import FILES
 
 FLOORS = [
-    {"types", "metrics", "distributed", "run", "config", "names", "errors", "progress", "blocks", "optim"},
+    {"types", "metrics", "distributed", "run", "config", "names", "errors", "progress", "blocks", "optim", "sharding"},
     {"encoders", "fusion", "balancers", "datasets", "data", "tasks"},
     {"adapters"},
     {"model"},
-    {"evaluate", "loop", "fit"},
+    {"evaluate", "loop", "checkpointing", "compiling", "sharded", "fit"},
     {"recipes"},
     {"predictor"},
     {"analysis"},
@@ -23,7 +23,9 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
-ABOVE_ON_ITS_FLOOR = {("datasets", "data"), ("fit", "evaluate"), ("loop", "evaluate"), ("fit", "loop")}
+ABOVE_ON_ITS_FLOOR = {("datasets", "data"), ("fit", "evaluate"), ("loop", "evaluate"), ("fit", "loop")} | {
+    ("fit", switch) for switch in ("checkpointing", "compiling", "sharded")
+}
 
 
 def room(module: str) -> str:

@@ -1,10 +1,11 @@
-"""What networks of several rooms need: positions, masks, the Conformer block over padded sequences, and eval mode for a while."""
+"""What networks of several rooms need: positions, masks, the Conformer block over padded sequences, eval mode and a method for a while."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ __all__ = [
     "evaluating",
     "positions",
     "relative_positions",
+    "replacing",
     "visible",
 ]
 
@@ -33,6 +35,19 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for sub, mode in modes:
             sub.training = mode
+
+
+@contextmanager
+def replacing(module: nn.Module, method: str, own: Callable[..., Any]) -> Iterator[None]:
+    """Inside, this one module has `own` for its method of that name."""
+    before = module.__dict__.get(method)
+    module.__dict__[method] = own
+    try:
+        yield
+    finally:
+        del module.__dict__[method]
+        if before is not None:
+            module.__dict__[method] = before
 
 
 def visible(mask: Tensor) -> Tensor:

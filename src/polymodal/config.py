@@ -110,6 +110,12 @@ class TrainConfig(_Strict):
     )
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision")
+    checkpointing: bool = Field(
+        False,
+        description="keep an encoder's layer inputs alone and compute the rest again for the gradient: less memory",
+    )
+    compile: bool = Field(False, description="run encoders and fusion through torch.compile")
+    shard: bool = Field(False, description="cut encoders and fusion over the processes of the run (FSDP2)")
     device: Literal["cpu", "cuda", "mps"] | None = Field(None, description="the fastest there is when empty")
     select: Literal["best", "last"] = Field("best", description="epoch whose weights are kept")
     metric: str | None = Field(None, description="what the best epoch is chosen by; the task's own when empty")

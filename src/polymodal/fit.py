@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,12 +17,15 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from polymodal.balancers import Balancer
 from polymodal.balancers.collapse import chance_score, collapse_notes
+from polymodal.checkpointing import checkpointed
+from polymodal.compiling import compiled
 from polymodal.distributed import gather_objects, rank
 from polymodal.errors import InputError
 from polymodal.loop import History, Loop
 from polymodal.model import MultimodalModel, forward, totals
 from polymodal.progress import Progress
 from polymodal.run import RunFolder, logger
+from polymodal.sharded import check_sharded, sharded
 from polymodal.tasks import Task
 from polymodal.types import Batch, Step, move
 
@@ -84,6 +88,9 @@ def fit(
     clip: float | None = None,
     precision: str | None = None,
     accumulate: int = 1,
+    checkpointing: bool = False,
+    compile: bool = False,
+    shard: bool = False,
     select: str = "best",
     metric: str | None = None,
     device: str | None = None,
@@ -110,6 +117,10 @@ def fit(
         clip: largest norm of the gradient.
         precision: "bf16" or "fp16" for mixed precision.
         accumulate: micro-batches an optimiser step.
+        checkpointing: encoders keep the inputs of their layers alone and compute the rest again, see `checkpointed`.
+        compile: encoders and fusion run through torch.compile, see `compiled`.
+        shard: encoders and fusion are cut over the processes (FSDP2), see `sharded`; each process keeps the given model on
+            its processor meanwhile, and evaluation gathers the whole model on every device.
         select: "best" epoch by `metric` on `valid` (of equal ones the latest), or the "last".
         metric: a name that `task.metrics` gives.
         device: "cpu" keeps off accelerators; otherwise accelerate chooses.
@@ -158,69 +169,87 @@ def fit(
     balancer = balancer or Balancer()
     balancer.check(model, task)
     _check_heads(model, balancer)
-    model.to(accelerator.device)
-    balancer.to(accelerator.device)
-    if optimizer is None:
-        groups = model.param_groups(2e-3, balancer.scope or ("encoder", "head", "fusion"))
-        optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        balancer.attach(optimizer)
-    for one in caught:
-        logger.warning("%s", one.message)
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    windows = math.ceil(len(train) / accumulate)
-    make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    scheduler = make(optimizer, windows * epochs)
-    loop = Loop(model, optimizer, scheduler, balancer, accelerator, task, metric or task.default_metric, select, run)
-    loop.resume()
-    with Progress(
-        "training", windows * epochs, done=loop.epoch * windows + loop.done, show=show and rank() == 0
-    ) as bar:
-        while loop.epoch < epochs:
-            loop.restore_random()  # before anything that may draw from it
-            if hasattr(train, "set_epoch"):
-                train.set_epoch(loop.epoch)
-            if loop.done == 0:
-                balancer.start_epoch(cast(Any, model), train)
-            batches = _from(train, loop.done * accumulate)
-            train_mode(model)
-            for window in _windows(batches, accumulate):
-                window = [move(batch, accelerator.device, non_blocking=True) for batch in window]
-                sums = totals(window, task, model.modalities)
-                for i, batch in enumerate(window):
-                    alone = i + 1 < len(window) or balancer.reduces_gradients
-                    with accelerator.no_sync(wrapped) if alone else nullcontext():
-                        with accelerator.autocast():
-                            step = forward(wrapped, batch, task, window=sums)
-                        loss = balancer.backward(step, accelerator.backward)
-                    loop.see(step, loss, sums)
-                accelerator.unscale_gradients(prepared)
-                if observe is not None:
-                    observe(step)
-                balancer.modulate(step)
-                if clip is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), clip)
-                prepared.step()
-                if not isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step()
-                prepared.zero_grad()
-                loop.count()
-                bar.advance()
-                if checkpoint_every and loop.done % checkpoint_every == 0 and loop.done < windows:
-                    loop.checkpoint()
-            row = loop.finish_epoch(valid, {} if observe is None else {"learning": observe.end_epoch()})
-            bar.note(_note(row))
-            logger.info("epoch %d of %d: %s", loop.epoch, epochs, _note(row))
-            for note in collapse_notes(loop.rows, balancer.bounds(), chance_score(task, balancer.score)):
-                logger.warning("%s", note)
-            accelerator.log({k: v for k, v in row["valid"].items()} | {"train_loss": row["train_loss"]}, loop.epoch)
-            if seconds is not None and _anyone(time.perf_counter() - began > seconds):
-                logger.warning("the time limit is reached: training stops after epoch %d of %d", loop.epoch, epochs)
-                break
-    if trackers:
-        accelerator.end_training()
-    return loop.close()
+    if shard:
+        check_sharded(balancer, precision, observe is not None)
+    with ExitStack() as switches:
+        given, model = model, copy.deepcopy(model) if shard else model.to(accelerator.device)
+        balancer.to(accelerator.device)
+        if compile:
+            switches.enter_context(compiled(model, layers=checkpointing))
+        if checkpointing:
+            switches.enter_context(checkpointed(model.encoders.values()))
+        if shard:
+            switches.enter_context(sharded(model, given, optimizer, accelerator.device))
+            balancer.check(model, task)  # it is another model now
+        if optimizer is None:
+            groups = model.param_groups(2e-3, balancer.scope or ("encoder", "head", "fusion"))
+            optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            balancer.attach(optimizer)
+        for one in caught:
+            logger.warning("%s", one.message)
+        if shard:  # mixed precision alone: DDP is for models that are whole
+            wrapped, prepared = (
+                accelerator.prepare_model(model, False, evaluation_mode=True),
+                accelerator.prepare(optimizer),
+            )
+        else:
+            wrapped, prepared = accelerator.prepare(model, optimizer)
+        windows = math.ceil(len(train) / accumulate)
+        make = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
+        scheduler = make(optimizer, windows * epochs)
+        loop = Loop(
+            model, optimizer, scheduler, balancer, accelerator, task, metric or task.default_metric, select, run
+        )
+        loop.resume()
+        with Progress(
+            "training", windows * epochs, done=loop.epoch * windows + loop.done, show=show and rank() == 0
+        ) as bar:
+            while loop.epoch < epochs:
+                loop.restore_random()  # before anything that may draw from it
+                if hasattr(train, "set_epoch"):
+                    train.set_epoch(loop.epoch)
+                if loop.done == 0:
+                    balancer.start_epoch(cast(Any, model), train)
+                batches = _from(train, loop.done * accumulate)
+                train_mode(model)
+                for window in _windows(batches, accumulate):
+                    window = [move(batch, accelerator.device, non_blocking=True) for batch in window]
+                    sums = totals(window, task, model.modalities)
+                    for i, batch in enumerate(window):
+                        alone = i + 1 < len(window) or balancer.reduces_gradients
+                        with accelerator.no_sync(wrapped) if alone else nullcontext():
+                            with accelerator.autocast():
+                                step = forward(wrapped, batch, task, window=sums)
+                            loss = balancer.backward(step, accelerator.backward)
+                        loop.see(step, loss, sums)
+                    accelerator.unscale_gradients(prepared)
+                    if observe is not None:
+                        observe(step)
+                    balancer.modulate(step)
+                    if clip is not None:
+                        accelerator.clip_grad_norm_(model.parameters(), clip)
+                    prepared.step()
+                    if not isinstance(scheduler, ReduceLROnPlateau):
+                        scheduler.step()
+                    prepared.zero_grad()
+                    loop.count()
+                    bar.advance()
+                    if checkpoint_every and loop.done % checkpoint_every == 0 and loop.done < windows:
+                        loop.checkpoint()
+                row = loop.finish_epoch(valid, {} if observe is None else {"learning": observe.end_epoch()})
+                bar.note(_note(row))
+                logger.info("epoch %d of %d: %s", loop.epoch, epochs, _note(row))
+                for note in collapse_notes(loop.rows, balancer.bounds(), chance_score(task, balancer.score)):
+                    logger.warning("%s", note)
+                accelerator.log({k: v for k, v in row["valid"].items()} | {"train_loss": row["train_loss"]}, loop.epoch)
+                if seconds is not None and _anyone(time.perf_counter() - began > seconds):
+                    logger.warning("the time limit is reached: training stops after epoch %d of %d", loop.epoch, epochs)
+                    break
+        if trackers:
+            accelerator.end_training()
+        return loop.close()
 
 
 def _anyone(mine: bool) -> bool:

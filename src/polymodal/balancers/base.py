@@ -14,6 +14,7 @@ from polymodal.balancers.prototypes import size_from_state
 from polymodal.balancers.scores import Score, resolve_score
 from polymodal.distributed import all_sum
 from polymodal.errors import InputError
+from polymodal.sharding import own_tensor
 from polymodal.types import Batch, Model, Step, Sum, Task
 
 __all__ = ["Balancer", "Joint"]
@@ -45,6 +46,8 @@ class Balancer(nn.Module):
     """Whether the loss itself trains uni-modal heads."""
     reduces_gradients: ClassVar[bool] = False
     """True where `backward` sets the gradients itself and averages them over processes, instead of DDP."""
+    shardable: ClassVar[bool] = True
+    """False where the method needs whole encoders between the forward and the backward pass (`train.shard`)."""
 
     epoch: Tensor
 
@@ -91,7 +94,7 @@ class Balancer(nn.Module):
         return ()
 
     def rescale(self, grad: Tensor, coefficient: Tensor) -> None:
-        """Change one gradient in place."""
+        """Change one gradient in place; under `train.shard` it is a DTensor, this process's share of it a part."""
         grad.mul_(coefficient.to(grad))
 
     def parameters_of(self, model: Model, modality: str) -> list[nn.Parameter]:
@@ -173,7 +176,8 @@ class Balancer(nn.Module):
     def _rescale_all(self, parameters: list[nn.Parameter], coefficient: Tensor) -> None:
         grads = [p.grad for p in parameters if p.grad is not None]
         if type(self).rescale is Balancer.rescale and grads:
-            torch._foreach_mul_(grads, coefficient.to(grads[0]))
+            own = [own_tensor(grad) for grad in grads]  # of gradients that are cut over processes, this one's shares
+            torch._foreach_mul_(own, coefficient.to(own[0]))
         else:
             for grad in grads:
                 self.rescale(grad, coefficient)

@@ -99,6 +99,8 @@ class MMPareto(MultiLoss):
     gradients are summed over micro-batches and processes before the rule.
     """
 
+    shardable = False  # the gradient of one term alone is taken with respect to whole parameters
+
     def __init__(self, gamma: float = 1.5, weights: float | Mapping[str, float] = 1.0) -> None:
         super().__init__(weights, scope=("encoder",))
         if not gamma > 0:

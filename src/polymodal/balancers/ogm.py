@@ -13,6 +13,7 @@ from polymodal.balancers.collapse import Bound
 from polymodal.balancers.mlb import mlb_ratios
 from polymodal.balancers.scores import Score
 from polymodal.errors import InputError
+from polymodal.sharding import own_share, own_tensor, whole_tensor
 from polymodal.types import Model, Task
 
 __all__ = ["OGM", "OGM_GE", "ogm_coefficients", "ogm_noise_std", "ogm_ratios"]
@@ -155,9 +156,11 @@ class OGM_GE(OGM):
         return found
 
     def rescale(self, grad: Tensor, coefficient: Tensor) -> None:
-        std = ogm_noise_std(grad)
+        # Of a tensor that is cut over processes, the deviation and the noise are those of the whole.
+        std = ogm_noise_std(whole_tensor(grad))
         # One piece of memory for all tensors: asking for a fresh one each time costs a quarter of the draw.
         if self._scratch.dtype != grad.dtype or self._scratch.numel() < grad.numel():
             self._scratch = torch.empty(grad.numel(), dtype=grad.dtype)
         noise = self._scratch[: grad.numel()].view(grad.shape).normal_(generator=self._generator)
-        grad.mul_(coefficient.to(grad)).addcmul_(noise.to(grad.device), std)
+        own = own_tensor(grad)
+        own.mul_(coefficient.to(own)).addcmul_(own_share(noise, grad).to(own.device), std)
