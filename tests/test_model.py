@@ -2,18 +2,21 @@
 
 # mypy: disable-error-code="arg-type, index, operator, union-attr"
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import polymodal as pm
 from polymodal import InputError
-from polymodal.adapters import Adapter
+from polymodal.adapters import PMF, Adapter, Aurora
 from polymodal.encoders import MLP, linear_heads
 from polymodal.fusion import Concat, Mixture, Sum
 from polymodal.model import MultimodalModel, forward, totals
 from polymodal.tasks import Classification
 from polymodal.types import Batch, Features
+from tests.adapters.hosts import host, stir
 from tests.builders import FUSIONS, TASKS, WIDTH, make_batch, make_fusion, make_model, make_step, names, rows
 from tests.contract.layered import Attention
 from tests.contract.test_between_layers import Bottleneck
@@ -144,6 +147,27 @@ def test_only_of_what_cannot_stand_alone():
     dense = make_model(fusion=make_fusion("Gated", 2, TASKS["classification"]), heads=False)
     with pytest.raises(InputError, match=r"Gated does not split.*'concat', 'sum'"):
         dense.only("m0")
+
+
+def test_only_keeps_an_adapter_inside_of_the_encoders():
+    encoders = {m: host("transformer", seed=i).encoder for i, m in enumerate(names(2))}
+    adapter = Aurora(encoders, rank=2)
+    model = MultimodalModel(encoders, Concat(dict.fromkeys(names(2), 8), 3), adapter=adapter).double().eval()
+    stir(adapter)
+    inputs = {m: host("transformer").x for m in names(2)}
+    parts = model.fusion.parts(model.encode(inputs))
+    for m in names(2):
+        alone = copy.deepcopy(model.only(m))
+        close(alone({m: inputs[m]}).logits, parts[m])
+        assert {name.partition(".")[0] for name, _ in alone.named_parameters()} >= {"encoders", "fusion", "adapter"}
+
+
+def test_only_of_modalities_that_see_each_other():
+    encoders = {m: host("transformer").encoder for m in names(2)}
+    adapter = PMF(dict.fromkeys(names(2), 8), last=2, query=1)
+    model = MultimodalModel(encoders, Concat(dict.fromkeys(names(2), 8), 3), adapter=adapter)
+    with pytest.raises(InputError, match=r"'m1' alone: with the adapter PMF its features depend on those of m0;"):
+        model.only("m1")
 
 
 # Missing modalities and means -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polymodal.adapters.base import Adapter
+from polymodal.adapters.injected import Injected
 from polymodal.distributed import all_sum, unwrap, world_size
 from polymodal.encoders.base import LayeredEncoder, State, width
 from polymodal.errors import InputError
@@ -150,19 +151,27 @@ class MultimodalModel(nn.Module):
     def only(self, modality: str) -> MultimodalModel:
         """The uni-modal model that shares the weights of `modality`: its head, or its share of an additive fusion.
 
+        An adapter that hangs inside of the encoders stays in this one.
+
         Raises:
-            InputError: no such modality, or one that has neither.
+            InputError: no such modality, one that has neither, or an adapter that lets modalities see each other.
         """
         if modality not in self.encoders:
             raise InputError(f"modality {modality!r} of a model of {list(self.encoders)}")
+        if self.adapter is not None and not isinstance(self.adapter, Injected):
+            raise InputError(
+                f"modality {modality!r} alone: with the adapter {type(self.adapter).__name__} its features depend on those of "
+                f"{', '.join(m for m in self.encoders if m != modality)}; polymodal.evaluate(..., "
+                "masking=True) tells what the whole model does without the others"
+            )
         encoder = {modality: self.encoders[modality]}
         if modality in self.heads:
             kind = self.fusion.kind if isinstance(self.fusion, Mixture) else "mean"
             outputs = getattr(self.fusion, "outputs", 0)
             single = Mixture({modality: 0}, outputs, kind=kind, combine="logit")
-            return MultimodalModel(encoder, single, {modality: self.heads[modality]})
+            return MultimodalModel(encoder, single, {modality: self.heads[modality]}, self.adapter)
         if isinstance(self.fusion, Fusion) and self.fusion.additive:
-            return MultimodalModel(encoder, Part(self.fusion, modality))
+            return MultimodalModel(encoder, Part(self.fusion, modality), adapter=self.adapter)
         raise InputError(
             f"modality {modality!r} alone: the model has no head for it and {type(self.fusion).__name__} does not split; "
             "train with heads (balancer 'multi_loss') or an additive fusion ('concat', 'sum')"

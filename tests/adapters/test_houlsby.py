@@ -93,6 +93,19 @@ def test_removal_puts_norms_and_flags_back():
         adapter.remove()
 
 
+def test_removal_from_a_loaded_model_restores_the_original_too():
+    encoder, x, _ = host("transformer")
+    before, out = {name: p.clone() for name, p in encoder.state_dict().items()}, encoder(x).pooled
+    stir(Houlsby(encoder, down=2))
+    other = host("transformer", seed=1).encoder
+    adapter = Houlsby(other, down=2)
+    other.load_state_dict(encoder.state_dict())
+    assert torch.equal(other(x).pooled, encoder(x).pooled)
+    adapter.remove()
+    assert all(torch.equal(p, before[name]) for name, p in other.state_dict().items())
+    assert torch.equal(other(x).pooled, out)
+
+
 def test_a_copy_has_an_adapter_of_its_own():
     encoder, x, _ = host("transformer")
     adapter = Houlsby(encoder, down=2)

@@ -80,6 +80,11 @@ def test_a_run_is_kept_whole_and_loads_back(
             assert all(torch.equal(saved[key], one) for key, one in own.items() if key.startswith("encoders."))
     predictor.save(tmp_path / "copy")
     assert answer(capsys, "evaluate", tmp_path / "copy", sequences, "--split", "test") == found
+    if name == "houlsby":  # removed, it leaves what it was put into, trained LayerNorms included
+        predictor.model_.encoders["b"].houlsby.remove()
+        first = load_weights(run / "stages" / "unimodal_b" / "model.safetensors")
+        for key, value in predictor.model_.encoders["b"].state_dict().items():
+            assert torch.equal(value, first[f"encoders.b.{key}"])
 
 
 def test_one_run_begins_with_another(sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from polymodal import Predictor
 from polymodal.config import load_config
 from polymodal.data.miniature import make
 from polymodal.data.miniature.msrvtt import EXPERTS
+from polymodal.data.schema import Modality
 from polymodal.datasets import open_table, with_preset
 from polymodal.datasets.msrvtt import sentence
 from polymodal.errors import InputError
@@ -45,6 +46,19 @@ def test_splits(root):
     assert counts(f"msrvtt/miech:{root}") == {"train": 77, "test": 12}
     assert counts(f"msrvtt/full:{root}") == {"train": 77, "valid": 18, "test": 36}
     assert counts(f"msrvtt,captions=first:{root}") == {"train": 32, "test": 12}
+
+
+def test_check_reads_the_vectors_of_a_video_once(root, monkeypatch):
+    from polymodal.data import facts
+
+    read = []
+    monkeypatch.setattr(facts, "_vector", lambda cell, folder: read.append(id(cell)) or facts._Fact(b"same"))
+    table = open_table(f"msrvtt/full:{root}")
+    found = facts.facts_of(table, {"rgb": Modality("rgb", ("rgb",), "vector")}, workers=0, show=False)
+    there = sum(found["rgb"].there)
+    assert (
+        len(read) == len(set(read)) == len({row.video for row in table.frame.dropna(subset="rgb").itertuples()}) < there
+    )
 
 
 def test_the_test_caption_is_the_one_of_the_list(root):

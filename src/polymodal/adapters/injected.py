@@ -21,6 +21,8 @@ __all__ = ["Injected", "check_state"]
 
 MARK = "_injected"
 """Where an encoder keeps the adapter that hangs in it, outside of parameters and sub-modules."""
+BEFORE = "before/"
+"""What the names of buffers begin with that hold the values of before of what is trained in place."""
 
 
 class Injected(Adapter):
@@ -28,7 +30,8 @@ class Injected(Adapter):
 
     In one encoder it becomes a sub-module of that (`encoder.houlsby`). An adapter of several encoders belongs to none of
     them: give it to the model, `MultimodalModel(encoders, fusion, adapter=adapter)`, which then trains and saves it. A deep
-    copy of either carries an adapter of its own. Encoders are frozen but for what the adapter trains in place.
+    copy of either carries an adapter of its own. Encoders are frozen but for what the adapter trains in place, whose values of
+    before are buffers of the adapter: a model that was saved and loaded can still be given back what it was.
 
     A subclass makes its parameters and hooks between `__init__` and `_enter`. Hooks are bound methods, so that copies call
     their own adapter.
@@ -62,7 +65,6 @@ class Injected(Adapter):
         self._hooks: list[RemovableHandle] = []
         self._frozen: list[Frozen] = []
         self._beside: dict[str, nn.Parameter] = {}
-        self._before: dict[str, Tensor] = {}
 
     def _enter(self, norms: Iterable[nn.Module] = (), name: str = "") -> None:
         """Freeze the encoders but for `norms`, take their type and device, and register as `name` of a single one."""
@@ -73,7 +75,8 @@ class Injected(Adapter):
             self._beside |= chosen
             self._frozen.append(freeze(encoder, keep=norms))
             encoder.__dict__[MARK] = self
-        self._before = {key: p.detach().clone() for key, p in self._beside.items()}
+        for key, p in self._beside.items():
+            self.register_buffer(_buffer(key), p.detach().clone())
         self.to(next(next(iter(self.encoders.values())).parameters()))
         if name:
             self.encoders[""].add_module(name, self)
@@ -95,7 +98,7 @@ class Injected(Adapter):
 
     def adapter_state(self) -> dict[str, Tensor]:
         """What was trained, by name: its own tensors, and those of the encoders that it trains in place."""
-        own = {key: value.detach() for key, value in self.state_dict().items()}
+        own = {key: value.detach() for key, value in self.state_dict().items() if not key.startswith(BEFORE)}
         return own | {f"beside.{key}": p.detach() for key, p in self._beside.items()}
 
     def load_adapter_state(self, state: Mapping[str, Tensor]) -> None:
@@ -128,7 +131,7 @@ class Injected(Adapter):
             del self.encoders[""]._modules[self._name]
         with torch.no_grad():
             for key, p in self._beside.items():
-                p.copy_(self._before[key])
+                p.copy_(self.get_buffer(_buffer(key)))
         for frozen in self._frozen:
             frozen.undo()
 
@@ -140,9 +143,16 @@ class Injected(Adapter):
                 if id(p) not in mine:
                     name = f"{m}.{key}" if m else key
                     found.update(f"{name} {tuple(p.shape)}".encode())
-                    value = self._before.get(name, p).detach().cpu().contiguous()
+                    value = self._buffers.get(_buffer(name), p)
+                    assert value is not None  # no buffer of an adapter is empty
+                    value = value.detach().cpu().contiguous()
                     found.update(value.flatten().view(torch.uint8).numpy().tobytes())
         return found.hexdigest()
+
+
+def _buffer(key: str) -> str:
+    """Name of the buffer that holds the value of before of a parameter."""
+    return BEFORE + key.replace(".", "/")
 
 
 def check_state(mine: Mapping[str, Tensor], state: Mapping[str, Tensor], place: str) -> None:

@@ -98,6 +98,7 @@ def _read(files: Sequence[tuple[str, str]], root: Path, workers: int | None) -> 
 
 def _facts(table: Table, modality: Modality, read: Mapping[tuple[str, str], _Fact]) -> Facts:
     found = []
+    vectors: dict[Any, _Fact] = {}  # by file or array, which several rows may share: the captions of one video
     for row in range(len(table)):
         cell = table.cells(modality.columns[0])[row]
         if modality.kind in ("numeric", "categorical"):
@@ -107,8 +108,13 @@ def _facts(table: Table, modality: Modality, read: Mapping[tuple[str, str], _Fac
             found.append(_Fact(there=False))
         elif modality.kind in MEDIA:
             found.append(read[modality.kind, str(cell).strip()])
+        elif modality.kind == "text":
+            found.append(_text(cell))
         else:
-            found.append(_text(cell) if modality.kind == "text" else _vector(cell, table.root))
+            key = cell.strip() if isinstance(cell, str) else id(cell)
+            if key not in vectors:
+                vectors[key] = _vector(cell, table.root)
+            found.append(vectors[key])
     if modality.kind == "vector":
         found = _of_one_width(found)
     return Facts(
