@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -95,24 +96,35 @@ def read_trials(path: Path, file: SweepFile, remedy: str) -> Trials:
         seed, methods = found["seed"], {name: (one["space"], one["trials"]) for name, one in found["methods"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not a list of trials ({type(error).__name__}: {error}); {remedy}") from error
-    problem = "" if seed == file.seed else f"it was drawn with seed {seed}, not {file.seed}"
-    if set(methods) != set(file.methods):
-        problem = f"it has the methods {', '.join(methods)}, not {', '.join(file.methods)}"
-    for method in file.methods if not problem else ():
-        space, trials = methods[method]
-        if space != _plain(file, method):
-            problem = f"{method!r} was drawn from another space"
-        elif len(trials) != file.trials:
-            problem = f"{method!r} has {len(trials)} trials, not {file.trials}"
-        for number, trial in enumerate(trials if not problem else (), 1):
-            wrong = [key for key, one in file.space_of(method).items() if key not in trial or not one.holds(trial[key])]
-            if wrong or len(trial) != len(space):
-                problem = f"trial {number} of {method!r} does not lie in its space ({', '.join(wrong) or 'too many settings'})"
+    problem = _misfit(file, seed, methods)
     if problem:
         raise InputError(f"{path} does not fit the sweep file: {problem}; {remedy}")
     result = {method: methods[method][1] for method in file.methods}
     _check(file, result)
     return result
+
+
+def _misfit(file: SweepFile, seed: int, methods: Mapping[str, tuple[Any, Any]]) -> str:
+    """In what a list does not fit a file; empty where it does."""
+    if seed != file.seed:
+        return f"it was drawn with seed {seed}, not {file.seed}"
+    if set(methods) != set(file.methods):
+        return f"it has the methods {', '.join(methods)}, not {', '.join(file.methods)}"
+    for method, (drawn_from, trials) in methods.items():
+        space = file.space_of(method)
+        if drawn_from != _plain(file, method):
+            return f"{method!r} was drawn from another space"
+        if len(trials) != file.trials:
+            return f"{method!r} has {len(trials)} trials, not {file.trials}"
+        for number, trial in enumerate(trials, 1):
+            wrong = [
+                key
+                for key in {**space, **trial}
+                if key not in space or key not in trial or not space[key].holds(trial[key])
+            ]
+            if wrong:
+                return f"trial {number} of {method!r} does not lie in its space ({', '.join(wrong)})"
+    return ""
 
 
 def _check(file: SweepFile, trials: Trials) -> None:
