@@ -138,15 +138,14 @@ def _small_encoder(part: Part) -> dict[str, Any]:
 
 
 def _small_input(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    small = {key: value for key, value in given.items() if key != "tokenizer"}
+    small = {key: value for key, value in given.items() if key not in ("tokenizer", "max_length")}
     if kind in ("image", "video"):
         small = {key: value for key, value in small.items() if key not in ("resize", "image_size")}
         small |= {"height": EDGE, "width": EDGE}
     if kind == "audio":
         small["max_seconds"] = min(SECONDS, small.get("max_seconds", SECONDS))
     if kind == "text":
-        small["max_length"] = min(TOKENS, small.get("max_length", TOKENS))
-        small["buckets"] = BUCKETS
+        small |= {"max_tokens": TOKENS, "buckets": BUCKETS}  # words by their hash, as there is no tokenizer
     return small
 
 

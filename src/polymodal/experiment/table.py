@@ -234,8 +234,19 @@ def run_table(
     results = Results(experiment, _lines(table, sources), out, mini=mini, runs=runs)
     results.write()
     if error is not None:
-        raise InputError(f"{error}; the other cells are in {results.markdown}") from error
+        raise InputError(f"{_told(table) or error}; the other cells are in {results.markdown}") from error
     return results
+
+
+def _told(table: Table) -> str:
+    """What went wrong, each message once, with the first run that it stopped and how many more."""
+    runs: dict[str, list[str]] = {}
+    for key, message in table.failed.items():
+        runs.setdefault(message, []).append(_named(table, key))
+    told = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {message}" for message, names in runs.items()
+    ]
+    return f"{len(table.failed)} of {len(table.runs)} runs failed. " + "; ".join(told) if told else ""
 
 
 def _in_order(table: Table) -> list[list[str]]:
