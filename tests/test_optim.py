@@ -12,7 +12,7 @@ from torch import nn
 
 from polymodal.config import OptimizerConfig, load_config, of_stage
 from polymodal.errors import InputError
-from polymodal.fit import SCHEDULES
+from polymodal.fit import SCHEDULES, stepwise
 from polymodal.optim import BertAdam, make_optimizer
 
 
@@ -76,6 +76,20 @@ def test_linear_warms_up_and_falls() -> None:
     assert found[55] == pytest.approx(0.5)
     assert found[-1] == pytest.approx(1 / 90)
     assert rates("linear", 1) == [1.0]
+
+
+def test_steps_after_every_so_many_epochs_and_like_torch() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    other = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    ours, torchs = stepwise(3, 0.5, epochs=8)(optimizer, 8 * 7), torch.optim.lr_scheduler.StepLR(other, 3, 0.5)
+    for _ in range(8):
+        for _ in range(7):
+            assert optimizer.param_groups[0]["lr"] == pytest.approx(other.param_groups[0]["lr"])
+            optimizer.step()
+            ours.step()
+        other.step()
+        torchs.step()
+    assert optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_plateau_halves_after_two_epochs_without_gain() -> None:

@@ -103,11 +103,13 @@ class TrainConfig(_Strict):
     epochs: int = Field(25, ge=1, description="passes over the training split")
     batch_size: int = Field(32, ge=1, description="samples a process and micro-batch")
     accumulate: int = Field(1, ge=1, description="micro-batches an optimiser step")
-    schedule: Literal["cosine", "constant", "linear", "plateau"] = Field(
+    schedule: Literal["cosine", "constant", "linear", "plateau", "step"] = Field(
         "cosine",
         description="of the learning rate; linear warms up over a tenth of the steps and falls to 0, plateau halves it "
-        "after two epochs without gain on validation",
+        "after two epochs without gain on validation, step multiplies it by step_factor after every step_every epochs",
     )
+    step_every: int = Field(30, ge=1, description="epochs between the steps of the schedule step")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="what each step of it leaves of the rate")
     clip: float | None = Field(None, gt=0, description="largest norm of the gradient")
     precision: Literal["bf16", "fp16"] | None = Field(None, description="mixed precision")
     checkpointing: bool = Field(

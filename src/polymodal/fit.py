@@ -29,7 +29,7 @@ from polymodal.sharded import check_sharded, sharded
 from polymodal.tasks import Task
 from polymodal.types import Batch, Step, move
 
-__all__ = ["SCHEDULES", "History", "Observer", "fit"]
+__all__ = ["SCHEDULES", "History", "Observer", "Schedule", "Sized", "fit", "stepwise"]
 
 Schedule = Callable[[Optimizer, int], LRScheduler | ReduceLROnPlateau]
 
@@ -53,6 +53,18 @@ def linear(optimizer: Optimizer, steps: int) -> LRScheduler:
 def plateau(optimizer: Optimizer, steps: int) -> ReduceLROnPlateau:
     """The rate is halved after two epochs without gain on validation."""
     return ReduceLROnPlateau(optimizer, mode="min", factor=0.5, patience=1, threshold=0)
+
+
+def stepwise(every: int, factor: float, epochs: int) -> Schedule:
+    """The schedule whose rate is multiplied by `factor` after every so many of the `epochs`, as StepLR does.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> scheduler = stepwise(2, 0.1, epochs=5)(torch.optim.SGD([weight], lr=1.0), steps=10)
+        >>> scheduler.lr_lambdas[0](3), scheduler.lr_lambdas[0](4), round(scheduler.lr_lambdas[0](9), 6)
+        (1.0, 0.1, 0.01)
+    """
+    return lambda optimizer, steps: LambdaLR(optimizer, lambda step: factor ** (step * epochs // max(steps, 1) // every))
 
 
 SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant, "linear": linear, "plateau": plateau}

@@ -15,13 +15,13 @@ from torch import nn
 
 from polymodal import names
 from polymodal.balancers import Balancer
-from polymodal.config import Config, of_stage
+from polymodal.config import Config, TrainConfig, of_stage
 from polymodal.data.features import FeatureCache, FeatureColumn, Storable
 from polymodal.distributed import rank
 from polymodal.encoders.base import linear_heads, width
 from polymodal.errors import InputError
 from polymodal.evaluate import Evaluation, evaluate
-from polymodal.fit import History, Sized, fit
+from polymodal.fit import History, Schedule, Sized, fit, stepwise
 from polymodal.fusion import Fusion
 from polymodal.model import MultimodalModel
 from polymodal.optim import make_optimizer
@@ -76,6 +76,12 @@ class Only:
         inputs = {m: batch.inputs[m] for m in self.modalities}
         present = {m: batch.present[m] for m in self.modalities if m in batch.present} if batch.present else None
         return batch._replace(inputs=inputs, present=present or None)
+
+
+def _schedule(settings: TrainConfig) -> str | Schedule:
+    if settings.schedule != "step":
+        return settings.schedule
+    return stepwise(settings.step_every, settings.step_factor, settings.epochs)
 
 
 def _storable(loader: Sized) -> Storable:
@@ -280,7 +286,7 @@ class Setup:
             epochs=settings.epochs,
             balancer=balancer,
             optimizer=make_optimizer(groups, optimizer),
-            schedule=settings.schedule,
+            schedule=_schedule(settings),
             clip=settings.clip,
             precision=settings.precision,
             accumulate=settings.accumulate,
