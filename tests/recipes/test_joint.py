@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from polymodal.balancers import MLB, Balancer
+from polymodal.fit import History
 from polymodal.recipes import joint
 from polymodal.run import RunFolder
 from tests.builders import difference, weights
@@ -44,3 +45,14 @@ def test_a_finished_stage_is_read_instead(tmp_path: Path, monkeypatch: pytest.Mo
     assert difference(weights(again.model), weights(first.model)) == 0
     assert setup.seconds["joint"] > 0
     assert not (run.path / "stages" / "joint" / "checkpoint").exists()
+
+
+def test_it_begins_with_what_another_run_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = joint(make_setup(run=RunFolder(tmp_path / "first")))
+    monkeypatch.setattr("polymodal.recipes.base.fit", lambda *_, **__: History([], 0, {}))
+    begun = joint(make_setup(overrides=("seed=1",)), tmp_path / "first" / "stages" / "joint").model
+    afresh = joint(make_setup(overrides=("seed=1",))).model
+    for m in begun.encoders:
+        assert difference(weights(begun.encoders[m]), weights(first.model.encoders[m])) == 0
+        assert difference(weights(begun.encoders[m]), weights(afresh.encoders[m])) > 0
+    assert difference(weights(begun.fusion), weights(afresh.fusion)) == 0

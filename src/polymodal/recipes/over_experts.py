@@ -21,7 +21,7 @@ from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.transfer import StartFrom, take_over
 from polymodal.run import logger
 
-__all__ = ["over_experts", "put_over_experts"]
+__all__ = ["over_experts", "put_over_experts", "take_whole"]
 
 Longest = Callable[[tuple[Sized, Sized | None], Mapping[str, nn.Module], bool], dict[str, int]]
 
@@ -53,7 +53,7 @@ def over_experts(
     def whole() -> MultimodalModel:
         model = setup.model(setup.modalities, fusion, heads=False)
         if start_from is not None:
-            _take(model, start_from, stage)
+            take_whole(model, start_from, stage)
         return model
 
     setup.seed("check")
@@ -129,7 +129,12 @@ def _checked(put: Adapter, part: Mapping[str, Any]) -> Adapter:
     return put
 
 
-def _take(model: MultimodalModel, source: StartFrom, stage: str) -> None:
+def take_whole(model: MultimodalModel, source: StartFrom, stage: str) -> None:
+    """Copy into a model that retrieves the tensors of a run or a file whose names and shapes are its own.
+
+    Raises:
+        InputError: a source for each modality, no such file, or one of which nothing fits.
+    """
     if not isinstance(source, (str, Path)):
         raise InputError(
             f"{stage}: start_from is one run or file in retrieval, whose Transformer belongs to no modality"
