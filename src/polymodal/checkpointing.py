@@ -59,7 +59,7 @@ class _Again:
     def __init__(self, encoder: nn.Module) -> None:
         self.modes = [(module, module.training) for module in encoder.modules()]
         self.now: list[bool] = []
-        self.kept: list[tuple[nn.Module, str, Tensor, int, Tensor]] = []
+        self.kept: list[tuple[nn.Module, str, Tensor, Tensor]] = []
 
     def __enter__(self) -> None:
         self.now = [module.training for module, _ in self.modes]
@@ -67,14 +67,14 @@ class _Again:
             module.training = mode
             for name, one in module._buffers.items():
                 if one is not None:
-                    self.kept.append((module, name, one, one._version, one.clone()))
+                    self.kept.append((module, name, one, one.clone()))
 
     @torch.no_grad()
     def __exit__(self, *_: object) -> None:
         for (module, _mode), now in zip(self.modes, self.now, strict=True):
             module.training = now
-        for module, name, one, version, value in self.kept:
+        for module, name, one, value in self.kept:
             module._buffers[name] = one
-            if one._version != version:
+            if not torch.equal(one, value):  # writing what is there already would spoil graphs that hold the buffer
                 one.copy_(value)
         self.kept.clear()

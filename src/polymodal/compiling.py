@@ -51,7 +51,7 @@ def _told(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return run(*inputs, **options)
         except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0][:200]
+            reason = " ".join(str(error).split())[:300]
             raise InputError(
                 f"train.compile=true: torch.compile makes no code of the {name} ({type(error).__name__}: {reason}); leave it "
                 "out, or install what it asks for (on a processor, a C++ compiler)"

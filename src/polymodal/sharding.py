@@ -99,11 +99,27 @@ def shard(
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(device, (world_size(),))
+    left = _composed(model, device)
     for part in parts:
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=left)
         for name in methods.get(part, ()):
             register_fsdp_forward_method(part, name)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False, ignored_params=left)
+
+
+def _composed(model: nn.Module, device: str) -> set[nn.Parameter]:
+    """Parameters that their module computes anew at each look (LoRA in attention); they stay whole, on the device."""
+    found = set()
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None and isinstance(getattr(type(module), name, None), property):
+                if p.requires_grad:
+                    raise InputError(
+                        f"train.shard=true: {type(module).__name__}.{name} is computed and trains; leave it out"
+                    )
+                p.data = p.data.to(device)
+                found.add(p)
+    return found
 
 
 @contextmanager
