@@ -25,6 +25,7 @@ SIZE = {"height": 6, "width": 8, "standardize": False}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "crop": ("photo", {"augment": "crop_flip", **SIZE}),
     "flip": ("photo", {"augment": "flip", **SIZE}),
+    "colours": ("photo", {"augment": "flip", "distort": 0.5, "blur": 3, **SIZE}),
     "frames": ("clip", {"sampling": "random", "frames": 2, "channels": 1, **SIZE}),
     "segments": ("clip", {"sampling": "segments", "frames": 2, "channels": 1, "augment": "crop_flip", **SIZE}),
     "masks": ("sound", {"augment": "spec_augment", "n_mels": 20, "max_seconds": 0.2}),
@@ -108,6 +109,17 @@ def test_evaluation_is_fixed(table: Path, way: str) -> None:
     assert all(equal(epochs[0], dict(sorted(seen(training, 0).items(), key=lambda one: int(one[0])))))
 
 
+def test_evaluation_sees_the_colours_of_the_file(table: Path) -> None:
+    found, training = (
+        seen(Loader(samples(table, "colours", training=on), 4, shuffle=False, seed=0), 0) for on in (False, True)
+    )
+    plain = make_input(Modality("m", ("photo",), "image"), channels=3, **SIZE)
+    for i in range(9):
+        expected = plain.finish(plain.pack([plain.decode((f"{i}.png",), table.parent)]))[0]
+        assert torch.equal(found[str(i + 1)], expected)
+        assert not torch.equal(training[str(i + 1)], expected)
+
+
 def test_random_frames_are_those_of_the_clip(table: Path) -> None:
     data = samples(table, "frames")
     found = np.stack([seen(Loader(data, 4, shuffle=True, seed=0), epoch)["1"].numpy() for epoch in range(40)])
@@ -184,10 +196,16 @@ def test_options_are_kept_and_checked() -> None:
         ({"crop_scale": [0.0, 1.0]}, "crop_scale is"),
         ({"crop_scale": [0.5]}, "crop_scale is"),
         ({"fps": 0}, "fps is 0"),
+        ({"distort": -1.0}, "distort is -1.0, expected a strength from 0 to 2.5"),
+        ({"distort": 0.5, "channels": 1}, "distort is 0.5, expected 0 for pictures that are not of 3 channels"),
+        ({"blur": 4}, "blur is 4, expected 0, or an odd number of pixels"),
         ({"per_frame_aug": True}, "per_frame_aug is True, expected false where augment is 'none'"),
     ):
         with pytest.raises(InputError, match=message):
             make_input(modality, **options)
+    for size in ({}, {"height": 9, "width": 6}):
+        with pytest.raises(InputError, match="shorter_side is 8, expected height and width, of at most so many pixels"):
+            make_input(Modality("i", ("photo",), "image"), shorter_side=8, **size)
     with pytest.raises(InputError, match="augment is 'spec_augment', expected none for waveforms"):
         make_input(Modality("a", ("a",), "audio"), augment="spec_augment", representation="waveform")
 

@@ -2,10 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, Resize
 
+from polymodal.data.inputs import make_input
 from polymodal.data.miniature import make
-from polymodal.datasets import open_table
+from polymodal.data.schema import Modality
+from polymodal.datasets import open_table, with_preset
 from polymodal.datasets.food101 import read
 from polymodal.errors import InputError
 from tests.datasets.ways import check_fit_evaluate, counts
@@ -76,6 +81,24 @@ def test_lists(root):
     assert list(lines["image"]) == list(pieces["image"])
     plain = [text.replace(",", "").replace('"', "").replace("!", "") for text in lines["text"]]
     assert list(pieces["text"]) == plain  # pieces such as "cand", "##le" are joined
+
+
+def test_pictures_of_the_presets(root):
+    made = {}
+    for source in ("mmbt", "wander"):
+        settings = with_preset({"table": f"food101/{source}:{root}"})
+        made[source] = make_input(Modality("image", ("image",), "image"), **settings["data"]["inputs"]["image"])
+    table = open_table(f"food101/mmbt:{root}")
+    cells, random = (table.cells("image")[0],), np.random.default_rng(0)
+    with Image.open(table.root / cells[0]) as picture:
+        expected = np.asarray(Compose([Resize(256), CenterCrop(224)])(picture.convert("RGB")))
+    for found in (made["mmbt"].decode(cells, table.root), made["mmbt"].material(cells, table.root, random)):
+        assert np.array_equal(found, expected)  # nothing is drawn
+    assert not made["mmbt"].random
+    plain = made["wander"].decode(cells, table.root)
+    drawn = [made["wander"].vary(plain, cells, random) for _ in range(2)]
+    assert [one.shape for one in (plain, *drawn)] == [(224, 224, 3)] * 3
+    assert not np.array_equal(*drawn)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ __all__ = [
     "FRAMES",
     "IMAGEBIND_AUDIO",
     "IMAGENET",
+    "MMBT",
     "ONE_A_SECOND",
     "OPENCLIP",
     "RANDOM_FRAMES",
@@ -34,6 +35,12 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 OPENCLIP = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
 FRAMES = {"height": 224, "width": 224, "channels": 3}
 AUGMENTED = {"augment": "crop_flip"}
+MMBT = FRAMES | {
+    "shorter_side": 256,
+    "mean": [0.46777044, 0.44531429, 0.40661017],
+    "std": [0.12221994, 0.12145835, 0.14380469],
+}
+"""Pictures as MMBT's code reads them, in training and evaluation alike."""
 ONE_A_SECOND = {"fps": 1, "sampling": "first"}
 """Of the frames that OGM-GE's preparation keeps the first, in order."""
 RANDOM_FRAMES = {"sampling": "random"}

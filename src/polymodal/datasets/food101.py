@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.table import Table
-from polymodal.datasets.base import AUGMENTED, FRAMES, OPENCLIP, Dataset, Preset, hold_out, make_table, need, one_of
+from polymodal.datasets.base import (
+    AUGMENTED,
+    FRAMES,
+    MMBT,
+    OPENCLIP,
+    Dataset,
+    Preset,
+    hold_out,
+    make_table,
+    need,
+    one_of,
+)
 from polymodal.datasets.records import cell, read_records, words
 from polymodal.errors import InputError
 
@@ -117,7 +128,9 @@ def _titles(path: Path) -> Iterator[tuple[str, str]]:
             yield cells[0][:-4], ",".join(cells[1:-1])  # a title with commas outside quotes is cut into several cells
 
 
-BASE = {"modalities": ["image=image:image", "text=text:text"], "inputs": {"image": FRAMES | OPENCLIP}}
+MODALITIES = {"modalities": ["image=image:image", "text=text:text"]}
+DISTORTED = {"augment": "flip", "distort": 0.5, "blur": 21}
+"""Of training pictures, as the loader of Wander's author for these lists has it (github.com/zrguo/CGGM)."""
 COUNTS = {"train + valid": 67972, "test": 22716, "classes": 101}
 
 DATASET = Dataset(
@@ -126,20 +139,22 @@ DATASET = Dataset(
         "mmlora": Preset(
             "the owner's folders without what has no text (MMLoRA states no validation part; a share of the training pictures is "
             "taken); OpenCLIP's normalisation, pictures cut and mirrored at random in training",
-            {"label": "label", "data": BASE | {"inputs": {"image": FRAMES | OPENCLIP | AUGMENTED}}},
+            {"label": "label", "data": MODALITIES | {"inputs": {"image": FRAMES | OPENCLIP | AUGMENTED}}},
             published=COUNTS,
         ),
         "mmbt": Preset(
-            "MMBT's lists train.jsonl, dev.jsonl and test.jsonl; 5000 pictures for validation",
-            {"label": "label", "data": BASE},
+            "MMBT's lists train.jsonl, dev.jsonl and test.jsonl; 5000 pictures for validation; the middle 224 of pictures whose "
+            "shorter side is scaled to 256",
+            {"label": "label", "data": MODALITIES | {"inputs": {"image": MMBT}}},
             {"form": "jsonl"},
             COUNTS | {"valid": 5000},
         ),
         "wander": Preset(
-            "train.json, dev.json and test.json as Wander's author writes them, resized to 224 without normalisation",
+            "train.json, dev.json and test.json as Wander's author writes them, resized to 224 without normalisation; in "
+            "training mirrored, other colours, blurred",
             {
                 "label": "label",
-                "data": {"modalities": BASE["modalities"], "inputs": {"image": FRAMES | {"standardize": False}}},
+                "data": MODALITIES | {"inputs": {"image": FRAMES | DISTORTED | {"standardize": False}}},
             },
             {"form": "json"},
             {"classes": 101},

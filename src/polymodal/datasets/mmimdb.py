@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polymodal.data.table import Table, nearest
-from polymodal.datasets.base import AUGMENTED, FRAMES, OPENCLIP, Dataset, Preset, make_table, need, one_of
+from polymodal.datasets.base import AUGMENTED, FRAMES, MMBT, OPENCLIP, Dataset, Preset, make_table, need, one_of
 from polymodal.datasets.records import cell, read_json, read_records
 from polymodal.errors import InputError
 
@@ -125,11 +125,7 @@ def _as_mmbt(rows: list[dict[str, Any]], notes: list[str]) -> tuple[list[dict[st
     return kept, classes
 
 
-BASE = {
-    "modalities": ["image=image:image", "text=text:text"],
-    "task": "multilabel",
-    "inputs": {"image": FRAMES | OPENCLIP},
-}
+BASE = {"modalities": ["image=image:image", "text=text:text"], "task": "multilabel"}
 COUNTS = {"train": 15552, "valid": 2608, "test": 7799, "classes": 23}
 
 DATASET = Dataset(
@@ -141,14 +137,15 @@ DATASET = Dataset(
             published=COUNTS,
         ),
         "mmbt": Preset(
-            "the owner's folders without the films that MMBT drops (so that its counts are lower than those published)",
-            {"label": "genres", "data": BASE},
+            "the owner's folders without the films that MMBT drops (so that its counts are lower than those published); the "
+            "middle 224 of posters whose shorter side is scaled to 256",
+            {"label": "genres", "data": BASE | {"inputs": {"image": MMBT}}},
             {"films": "mmbt"},
             COUNTS,
         ),
         "mmbt_jsonl": Preset(
-            "MMBT's lists train.jsonl, dev.jsonl and test.jsonl",
-            {"label": "genres", "data": BASE},
+            "MMBT's lists train.jsonl, dev.jsonl and test.jsonl, pictures as in mmimdb/mmbt",
+            {"label": "genres", "data": BASE | {"inputs": {"image": MMBT}}},
             {"form": "jsonl"},
             COUNTS,
         ),

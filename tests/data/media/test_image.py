@@ -19,6 +19,16 @@ def test_pixels_come_back(tmp_path):
     assert read_image(path, (3, 4), 1).shape == (3, 4, 1)
 
 
+@pytest.mark.parametrize("shape", [(30, 47), (47, 30), (16, 16), (9, 40)])
+def test_shorter_side_and_middle_as_torchvision(tmp_path, shape):
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    path = write_image(tmp_path / "a.png", RNG.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    with Image.open(path) as picture:
+        expected = np.asarray(Compose([Resize(16), CenterCrop((13, 14))])(picture))
+    np.testing.assert_array_equal(read_image(path, (13, 14), shorter=16), expected)
+
+
 def test_grey_is_told_from_the_pixels(tmp_path):
     grey = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
     assert probe_image(write_image(tmp_path / "a.png", grey)).grey

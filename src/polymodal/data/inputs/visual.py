@@ -18,6 +18,7 @@ from polymodal.data.inputs.base import Input, probe_files, resolve
 from polymodal.data.inputs.moments import Moments
 from polymodal.data.inputs.padding import Value
 from polymodal.data.media.augment import crop_flip
+from polymodal.data.media.colours import SIGMAS, blurred, distorted
 from polymodal.data.media.files import PAIR
 from polymodal.data.media.image import fit_size, probe_image, read_image
 from polymodal.data.media.sampling import DRAWN, SAMPLINGS, at_rate, pick_frames
@@ -41,6 +42,9 @@ class Visual(Input):
         augment: what is done to training samples, anew in each epoch: "none", "flip" (a mirror in half of the cases) or
             "crop_flip" (a random part as well, stretched to `height` and `width`). Evaluation sees the whole picture.
         crop_scale: least and largest share of the area that is cut out.
+        distort: strength of random shifts of the colours of training samples (`media.colours.draw_shift`), 0 for none.
+        blur: width and height, in pixels and odd, of a Gaussian of random deviation in [0.1, 2] that blurs every training sample;
+            0 for none.
     """
 
     image_size: int = 112
@@ -52,6 +56,8 @@ class Visual(Input):
     std: list[float] | None = None
     augment: str = "none"
     crop_scale: Sequence[float] = (0.08, 1.0)
+    distort: float = 0.0
+    blur: int = 0
 
     reads_files: ClassVar[bool] = True
     PROBED: ClassVar[int] = 128
@@ -64,6 +70,13 @@ class Visual(Input):
         self.require("augment", self.augment in AUGMENTS, "one of " + ", ".join(AUGMENTS))
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
         self.require("crop_scale", 0 < low <= high <= 1, "two shares of the area, 0 < least <= largest <= 1")
+        self.require(
+            "distort", 0 <= self.distort <= 2.5, "a strength from 0 to 2.5, beyond which hues turn round twice"
+        )
+        self.require(
+            "distort", not self.distort or self.channels in (None, 3), "0 for pictures that are not of 3 channels"
+        )
+        self.require("blur", self.blur == 0 or (self.blur > 0 and self.blur % 2 == 1), "0, or an odd number of pixels")
         for name in ("mean", "std"):
             value = getattr(self, name)
             fits = value is None or self.channels is None or len(value) == self.channels
@@ -85,6 +98,7 @@ class Visual(Input):
         if self.channels is None:
             self.channels = 1 if all(one.grey for one in found) else 3
         self.learn(found)
+        self.check()
 
     def learn(self, found: list[Any]) -> None:
         """Settle further options from what `probe_one` told."""
@@ -110,7 +124,12 @@ class Visual(Input):
 
     @property
     def random(self) -> bool:
-        return self.augment != "none"
+        return self.augmented
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the pixels of training samples are changed at random."""
+        return self.augment != "none" or self.distort > 0 or self.blur > 0
 
     @property
     def stored_size(self) -> tuple[int, int] | None:
@@ -122,11 +141,13 @@ class Visual(Input):
         self, pictures: NDArray[np.uint8], random: np.random.Generator, *, flow: bool = False
     ) -> NDArray[np.uint8]:
         """Pictures (T, H, W, C) of one clip, augmented together."""
-        if self.augment == "none":
-            return pictures
-        height, width, _ = self.picture
-        scale = self.crop_scale if self.augment == "crop_flip" else None
-        return crop_flip(pictures, (height, width), scale, random, flow=flow)
+        if self.augment != "none":
+            height, width, _ = self.picture
+            scale = self.crop_scale if self.augment == "crop_flip" else None
+            pictures = crop_flip(pictures, (height, width), scale, random, flow=flow)
+        if self.distort:
+            pictures = distorted(pictures, self.distort, random)
+        return blurred(pictures, self.blur, float(random.uniform(*SIGMAS))) if self.blur else pictures
 
     def pack(self, decoded: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.from_numpy(np.stack(decoded))
@@ -142,7 +163,23 @@ class Visual(Input):
 
 @dataclass(eq=False)
 class ImageInput(Visual):
-    """Pictures. `shape` is (C, H, W); a batch is (B, C, H, W) float32. Options: see `Visual`."""
+    """Pictures. `shape` is (C, H, W); a batch is (B, C, H, W) float32.
+
+    Options, besides those of `Visual`:
+        shorter_side: pixels that the shorter side is scaled to, after which the middle `height` x `width` is cut out; by default
+            the picture is stretched to `height` and `width`. Random crops of training (`crop_flip`) are of the whole picture.
+    """
+
+    shorter_side: int | None = None
+
+    def check(self) -> None:
+        super().check()
+        self.require_numbers("shorter_side")
+        if self.shorter_side is not None:
+            size = max(self.height or 0, self.width or 0)
+            self.require(
+                "shorter_side", 0 < size <= self.shorter_side, "height and width, of at most so many pixels, beside it"
+            )
 
     def probe_one(self, path: Path) -> Any:
         return probe_image(path)
@@ -154,13 +191,13 @@ class ImageInput(Visual):
         if not self.settled():
             read_image(path)  # says what is wrong with this file, as with all others
         height, width, channels = self.picture
-        return read_image(path, (height, width), channels)
+        return read_image(path, (height, width), channels, self.shorter_side)
 
     def material(self, cells: tuple[Any, ...], root: Path, random: np.random.Generator) -> NDArray[np.uint8] | None:
         if cells[0] is None or not self.settled():
             return self.decode(cells, root)
         *_, channels = self.picture
-        return read_image(resolve(cells[0], root), self.stored_size, channels)
+        return read_image(resolve(cells[0], root), self.stored_size, channels, self.shorter_side)
 
     def vary(
         self, material: NDArray[np.uint8], cells: tuple[Any, ...], random: np.random.Generator
@@ -203,7 +240,7 @@ class VideoInput(Visual):
         self.require_numbers("frames")
         self.require_numbers("fps", whole=False)
         self.require("sampling", self.sampling in SAMPLINGS, "one of " + ", ".join(SAMPLINGS))
-        self.require("per_frame_aug", not self.per_frame_aug or self.augment != "none", "false where augment is 'none'")
+        self.require("per_frame_aug", not self.per_frame_aug or self.augmented, "false where augment is 'none'")
 
     def probe_one(self, path: Path) -> Any:
         return probe_video(path)

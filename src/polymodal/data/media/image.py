@@ -36,20 +36,26 @@ class ImageInfo(NamedTuple):
     grey: bool
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:
+def read_image(
+    path: Path, size: tuple[int, int] | None = None, channels: int = 3, shorter: int | None = None
+) -> NDArray[np.uint8]:
     """(H, W, C) uint8 picture, upright (EXIF), transparency laid on white, resized to `size` = (H, W) pixels.
 
     Args:
         path: any file that Pillow reads; of an animation the first picture is taken.
         size: (height, width) in pixels; the picture is stretched to it. None keeps its own size.
         channels: 1 for grey, 3 for RGB.
+        shorter: pixels that the shorter side is scaled to, after which the middle of `size` is cut out, which must fit in;
+            nothing is stretched then.
 
     Raises:
         InputError: the file is missing, empty, truncated, too large or not a picture.
     """
     picture = _open(path).convert("L" if channels == 1 else "RGB")
-    if size is not None and picture.size != (size[1], size[0]):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if size is not None and shorter is not None:
+        picture = _middle(_scaled(picture, _shorter_to(picture.size, shorter)), size)
+    elif size is not None:
+        picture = _scaled(picture, (size[1], size[0]))
     pixels = np.array(picture, dtype=np.uint8)
     return pixels[:, :, None] if channels == 1 else pixels
 
@@ -69,6 +75,23 @@ def fit_size(heights: list[int], widths: list[int], longest: int) -> tuple[int, 
     height, width = float(np.median(heights)), float(np.median(widths))
     scale = min(1.0, longest / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _scaled(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Stretched to `size` = (width, height)."""
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _shorter_to(size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """(width, height) of the same ratio whose smaller number is `edge`, the larger one rounded down as torchvision does."""
+    width, height = size
+    return (edge, edge * height // width) if width <= height else (edge * width // height, edge)
+
+
+def _middle(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle `size` = (height, width)."""
+    top, left = round((picture.height - size[0]) / 2), round((picture.width - size[1]) / 2)
+    return picture.crop((left, top, left + size[1], top + size[0]))
 
 
 def _open(path: Path) -> Image.Image:
