@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from polymodal import names
 from polymodal.adapters.by_name import options_of
@@ -44,6 +45,11 @@ def published() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@cache
+def read(path: Path) -> Experiment:
+    return read_experiment(path)
+
+
 def printed(path: Path) -> Counter[tuple[str, ...]]:
     """The cells of a file, each figure with the digits that the file has."""
     tree = read_yaml_as_text(path)
@@ -58,9 +64,7 @@ def printed(path: Path) -> Counter[tuple[str, ...]]:
 
 def read_yaml_as_text(path: Path) -> dict[str, Any]:
     """The file with every number as it is written."""
-    import yaml
-
-    return yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # type: ignore[no-any-return]  # noqa: S506
+    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CBaseLoader", yaml.BaseLoader))
 
 
 def test_every_published_figure_is_one_cell() -> None:
@@ -78,7 +82,7 @@ def test_every_published_figure_is_one_cell() -> None:
 def test_what_is_only_drawn_is_null() -> None:
     drawn = {(line["paper"], line["table"]): line["metric"] for line in published() if not line["value"]}
     known = {(line["paper"], line["table"]) for line in published()}
-    files = {path.stem: read_experiment(path) for path in FILES}
+    files = {path.stem: read(path) for path in FILES}
     assert {(one.paper, one.table) for one in files.values()} == known
     for name, experiment in files.items():
         assert name == f"{PAPERS[experiment.paper]}_{experiment.table}"
@@ -93,15 +97,12 @@ def test_what_is_only_drawn_is_null() -> None:
 
 def roots(path: Path) -> dict[str, str]:
     """A made-up place for each data set; nothing is read from it."""
-    return {
-        name: f"{one.source}:/nowhere" if one.source else one.table or ""
-        for name, one in read_experiment(path).data.items()
-    }
+    return {name: f"{one.source}:/nowhere" if one.source else one.table or "" for name, one in read(path).data.items()}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_settings(path: Path) -> None:
-    experiment, tables = read_experiment(path), roots(path)
+    experiment, tables = read(path), roots(path)
     assert experiment.note, "what the paper does not say"
     for cell in experiment.cells():
         row = cell.row
@@ -147,7 +148,17 @@ def check_parts(config: Config) -> None:
         named = PRETRAINED.get(part.name)
         whole = part if named is None else Part(name=named.encoder, **{**named.settings, **part.arguments})
         bound("encoders", whole, {}, f"encoders.{m}")
-    trained = {"unimodal_", "linear_", "joint", "mmlora", "full_ume", "frozen_features", "adapter", "wander", "retrieval"}
+    trained = {
+        "unimodal_",
+        "linear_",
+        "joint",
+        "mmlora",
+        "full_ume",
+        "frozen_features",
+        "adapter",
+        "wander",
+        "retrieval",
+    }
     for stage in config.stages:
         assert stage.startswith(tuple(trained)), f"stages.{stage}"
 
@@ -173,7 +184,7 @@ def check_start(experiment: Experiment, text: str, place: str) -> None:
 
 def test_a_typing_error_is_told() -> None:
     path = FOLDER / "mmlora_table9.yaml"
-    experiment, tables = read_experiment(path), roots(path)
+    experiment, tables = read(path), roots(path)
     cell = experiment.cells()[0]
     good = {**experiment.settings(cell, "AVE"), "table": tables["AVE"]}
     for wrong, told in (
@@ -187,7 +198,7 @@ def test_a_typing_error_is_told() -> None:
 
 def test_parameters_of_the_example() -> None:
     """348B and 14M, as section 4.4 of the paper has them."""
-    for cell in read_experiment(FOLDER / "wander_text.yaml").cells():
+    for cell in read(FOLDER / "wander_text.yaml").cells():
         if cell.row.measure == "cost":
             for metric, value in cell.published.items():
                 assert costs(cell.row.settings, metric)[0] == pytest.approx(value, rel=0.02)
@@ -205,7 +216,7 @@ def test_rows_that_share_settings_share_runs() -> None:
         ("mmlora_table10", "UME / ViT-B/ViT-B"),
     ):
         path = FOLDER / f"{name}.yaml"
-        experiment = read_experiment(path)
+        experiment = read(path)
         (row,) = [one for one in experiment.rows if one.label == label]
         values = {**experiment.settings(Cell(row, "AVE", {}), "AVE"), "table": roots(path)["AVE"]}
         found.add(configuration(values).model_dump_json())
