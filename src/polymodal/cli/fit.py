@@ -107,7 +107,7 @@ def fit(
     dry_run:
         Show kinds, class counts, splits and parameters, and train nothing.
     """
-    from polymodal.config import from_flags, load_config, read_yaml
+    from polymodal.config import from_flags, laid, load_config, read_yaml
 
     loose = list(overrides)
     from polymodal.datasets import parse, with_preset
@@ -148,7 +148,7 @@ def fit(
         values.pop("versions", None)
         settings, out = load_config(values), resume
     else:
-        values = with_preset(_merged(read_yaml(config) if config else {}, from_flags(flags)))
+        values = with_preset(laid(read_yaml(config) if config else {}, from_flags(flags)))
         if "label" not in values:
             raise InputError("name the label column with --label COLUMN")
         settings = load_config(values, loose)
@@ -180,14 +180,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise InputError(f"--encoder {text!r}: write NAME=ENCODER, for example video=resnet18")
     return name, value
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _new_folder(table: Path) -> Path:

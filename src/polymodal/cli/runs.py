@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -97,20 +99,67 @@ def report(*runs: Path, out: Path | None = None) -> None:
     say(f"report in {write(runs[0]) if len(runs) == 1 else compare(runs, out or Path('report.html'))}")
 
 
-def diagnose(run: Path, *, seed: int = 0, trust: Many = []) -> None:  # noqa: B006
+def diagnose(
+    run: Path,
+    *overrides: str,
+    label: str | None = None,
+    modality: Many = [],  # noqa: B006
+    preset: Literal["tiny", "small", "base", "large"] | None = None,
+    epochs: int | None = None,
+    config: Path | None = None,
+    seed: int = 0,
+    trust: Many = [],  # noqa: B006
+) -> None:
     """Tell on the validation split which modality of a run is under-trained, by how much, and what to try.
+
+    Of a table, before any joint training: train each modality alone, try what costs little on top of the frozen encoders, and
+    say which recipe to take.
 
     Parameters
     ----------
     run:
-        Folder that `fit` wrote; the diagnosis goes to RUN/diagnose.json and into its report.
+        Folder that `fit` wrote; the diagnosis goes to RUN/diagnose.json and into its report. Or a table or data set, as `fit`
+        takes it.
+    overrides:
+        Of a table: settings as key.sub=value.
+    label:
+        Of a table: label column.
+    modality:
+        Of a table: NAME=COLUMN:KIND, once a modality; inferred by default.
+    preset:
+        Of a table: encoders of all modalities.
+    epochs:
+        Of a table: passes over the training split (25).
+    config:
+        Of a table: YAML file of settings.
     seed:
-        Of the bootstrap.
+        Of the bootstrap, or of the trainings.
     trust:
         Module outside polymodal that the run may import.
     """
+    given = [label, modality, preset, epochs, config, overrides]
+    if not run.is_dir():
+        flags = {"label": label, "modalities": modality or None, "preset": preset, "epochs": epochs, "seed": seed}
+        _advise(str(run), flags, config, overrides)
+        return
+    if any(given):
+        raise InputError(f"{run} is a run's folder, whose settings are known; leave out those of a table")
     from polymodal.analysis.diagnose import diagnose as look
     from polymodal.analysis.reports import report as write
 
     print(look(run, trust=trust, seed=seed).text())
     write(run)
+
+
+def _advise(table: str, flags: dict[str, Any], config: Path | None, overrides: Sequence[str]) -> None:
+    from polymodal.analysis.advise import advise
+    from polymodal.config import from_flags, laid, load_config, read_yaml
+    from polymodal.datasets import with_preset
+    from polymodal.predictor import Predictor
+
+    values = with_preset(laid(read_yaml(config) if config else {}, from_flags(flags | {"table": table})))
+    if "label" not in values:
+        raise InputError(f"{table} is no run's folder; of a table name the label column with --label COLUMN")
+    settings = load_config(values, overrides)
+    found = advise(Predictor(config=settings).setup(table, settings.valid))
+    print(found.text() if sys.stdout.isatty() else json.dumps(found.to_dict(), indent=2))

@@ -162,6 +162,14 @@ class Predictor:
             raise
         return self
 
+    def setup(self, table: Source, valid: Source | None = None) -> Setup:
+        """The data and settings that `fit` would train with; nothing is trained and nothing written.
+
+        Raises:
+            InputError: whatever is wrong with settings, table or files.
+        """
+        return self._setup(self._assemble(table, valid), None)
+
     def training_setup(self, run: RunFolder) -> Setup:
         """The data and settings of a run loaded from this folder once more, to train further stages of it.
 

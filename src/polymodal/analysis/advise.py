@@ -1,0 +1,176 @@
+"""Advice before a joint training: what uni-modal models and cheap heads on their frozen encoders tell of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polymodal.balancers import Balancer
+from polymodal.config import Part
+from polymodal.errors import InputError
+from polymodal.evaluate import Evaluation
+from polymodal.recipes.auto import one_standard_error
+from polymodal.recipes.base import Result, Setup
+from polymodal.recipes.frozen import frozen_features
+from polymodal.recipes.ume import ume
+from polymodal.recipes.unimodal import train_each, unimodal
+from polymodal.recipes.wander import wander
+from polymodal.run import logger
+from polymodal.tasks import Retrieval
+
+__all__ = ["CANDIDATES", "Advice", "Candidate", "advise"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to use encoders that were trained alone.
+
+    Attributes:
+        options: how it is asked for on the command line.
+        why: what its being chosen says of the data.
+        settings: the same as settings of a run.
+        train: makes it from a set-up whose uni-modal stages are trained.
+    """
+
+    options: str
+    why: str
+    settings: Mapping[str, Any]
+    train: Callable[[Setup], Result]
+
+
+def _frozen(fusion: str) -> Callable[[Setup], Result]:
+    def train(setup: Setup) -> Result:
+        config = setup.config.model_copy(update={"fusion": Part(name=fusion)})
+        return frozen_features(replace(setup, config=config))
+
+    return train
+
+
+CANDIDATES: dict[str, Candidate] = {
+    "unimodal": Candidate(
+        "--recipe unimodal",
+        "nothing that uses several modalities is distinguishably better than the best of them alone",
+        {"recipe": {"name": "unimodal"}},
+        unimodal,
+    ),
+    "ume_logit": Candidate(
+        "--recipe ume recipe.combine=logit",
+        "the modalities add up: averaged logits are as good as anything that was trained on top",
+        {"recipe": {"name": "ume", "combine": "logit"}},
+        lambda setup: ume(setup, "logit"),
+    ),
+    "ume_prob": Candidate(
+        "--recipe ume",
+        "the modalities add up: averaged probabilities are as good as anything that was trained on top",
+        {"recipe": {"name": "ume"}},
+        lambda setup: ume(setup, "prob"),
+    ),
+    "frozen_features": Candidate(
+        "--recipe frozen_features",
+        "the modalities deserve weights that an average does not give them",
+        {"recipe": {"name": "frozen_features"}},
+        _frozen("concat"),
+    ),
+    "frozen_mlp": Candidate(
+        "--recipe joint --fusion mlp --balancer multi_loss",
+        "what one modality says depends on another: only heads that see pairs of features are this good",
+        {"recipe": {"name": "joint"}, "fusion": {"name": "mlp"}, "balancer": {"name": "multi_loss"}},
+        _frozen("mlp"),
+    ),
+    "wander": Candidate(
+        "--recipe wander",
+        "what counts lies in tokens that must meet before they are pooled",
+        {"recipe": {"name": "wander"}},
+        lambda setup: wander(setup, output="per_modality"),
+    ),
+}
+"""What is compared, the simplest first."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to train with, and the validation figures that say so.
+
+    Attributes:
+        chosen: name of the candidate.
+        metric: what was compared.
+        alone: figure of each modality alone.
+        rows: of each candidate its figure, the standard error of its difference to the best, and its loss.
+    """
+
+    chosen: str
+    metric: str
+    alone: dict[str, float]
+    rows: dict[str, dict[str, float]]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What to lay over a run's settings."""
+        return dict(CANDIDATES[self.chosen].settings)
+
+    def text(self) -> str:
+        """A page for the terminal."""
+        width = max(len(name) for name in (*self.alone, *self.rows)) + 6
+        lines = [f"{self.metric} on validation, without any joint training of encoders", ""]
+        lines += [f"  {f'{m} alone':{width}} {figure:.4f}" for m, figure in self.alone.items()]
+        for name, row in self.rows.items():
+            mark = "  <- chosen" if name == self.chosen else ""
+            lines.append(f"  {name:{width}} {row[self.metric]:.4f}  ({row['se_of_difference']:.4f}){mark}")
+        one = CANDIDATES[self.chosen]
+        return "\n".join([*lines, "", f"Try: {one.options}", f"  as {one.why}."])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "chosen": self.chosen, "options": CANDIDATES[self.chosen].options, "metric": self.metric, "alone": self.alone,
+            "candidates": self.rows,
+        }  # fmt: skip
+
+
+def advise(setup: Setup) -> Advice:
+    """Train each modality alone, try what costs little on top of the frozen encoders, and say how to train.
+
+    Heads on frozen features tell, for the price of the uni-modal trainings, whether modalities add up (an average does), need
+    weights of their own (a linear head), depend on each other (an MLP sees pairs of features that a linear head does not), or
+    meet in their tokens alone (Wander). The advice is the simplest that is not distinguishably worse than the best on
+    validation (`recipes.auto.one_standard_error`). Where pairs matter, joint training of an MLP with uni-modal losses is
+    advised in the place of the frozen head, because encoders that were trained alone keep only what is of use alone.
+
+    Args:
+        setup: of a run, as `Predictor.setup` gives it; its balancer and fusion play no part.
+
+    Raises:
+        InputError: no validation split, one modality, or retrieval.
+
+    Source: Du et al. 2023, section 4.3, for the comparison of an average with a linear head; the rest is ours.
+    """
+    if setup.valid is None:
+        raise InputError("diagnosing a table compares on a validation split; give one")
+    if len(setup.modalities) < 2:
+        raise InputError(f"there is one modality, {setup.modalities[0]!r}, and so nothing to combine")
+    if isinstance(setup.task, Retrieval):
+        raise InputError("in retrieval no modality predicts alone, so that a table cannot be diagnosed")
+    setup = replace(setup, make_balancer=Balancer)
+    models, _ = train_each(setup)
+    shared = dict(setup.finished)
+    metric = setup.config.train.metric or setup.task.default_metric
+    found: dict[str, Evaluation] = {}
+    for name, one in CANDIDATES.items():
+        try:
+            result = one.train(replace(setup, finished=dict(shared)))
+        except InputError as error:
+            if name != "wander":
+                raise
+            logger.info("diagnose: no Wander on these encoders: %s", error)
+            continue
+        found[name] = setup.evaluate(result.model)
+    sign = 1.0 if metric in setup.task.lower_is_better else -1.0
+    figures = [setup.task.figures(metric, one.probabilities, one.target) for one in found.values()]
+    chosen, errors = one_standard_error(figures, [sign * one.metrics[metric] for one in found.values()])
+    rows = {
+        name: {metric: one.metrics[metric], "se_of_difference": error, "loss": one.metrics["loss"]}
+        for (name, one), error in zip(found.items(), errors, strict=True)
+    }
+    alone = {m: setup.evaluate(model).metrics[metric] for m, model in models.items()}
+    return Advice(list(found)[chosen], metric, alone, rows)

@@ -1,0 +1,109 @@
+"""Advice before training: what is told of data whose structure is known, and the command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polymodal import InputError
+from polymodal.analysis.advise import CANDIDATES, advise
+from polymodal.config import load_config
+from polymodal.data.synthetic import ArrayLoader, Arrays, d2
+from polymodal.recipes.base import Setup
+from polymodal.tasks import Classification
+from tests.cli import tables
+from tests.cli.run import answer, fails
+from tests.recipes.setups import make_setup
+
+
+def pairs(count: int, seed: int) -> Arrays:
+    """Two signs of which only the product tells the class."""
+    import numpy as np
+    import torch
+
+    random = np.random.default_rng(seed)
+    signs = random.choice([-1.0, 1.0], (count, 2))
+    inputs = {
+        m: torch.from_numpy(np.c_[signs[:, i], 0.1 * random.standard_normal((count, 3))]).float()
+        for i, m in enumerate(("x1", "x2"))
+    }
+    target = torch.from_numpy((signs.prod(1) > 0).astype(np.int64))
+    return d2(1, 0)._replace(inputs=inputs, target=target)
+
+
+def of_pairs(setup: Setup) -> Setup:
+    from polymodal.encoders import MLP
+
+    return replace(
+        setup,
+        task=Classification(2),
+        config=load_config({"label": "y", "train": {"epochs": 30, "device": "cpu"}, "optimizer": {"lr": 0.01}}),
+        train=ArrayLoader(pairs(256, 0), 32, shuffle=True),
+        valid=ArrayLoader(pairs(128, 1), 128),
+        make_encoder=lambda m: MLP(4, dim=8, hidden=[16]),
+    )
+
+
+def test_modalities_that_add_up_are_averaged() -> None:
+    found = advise(make_setup())
+    assert set(found.rows) == set(CANDIDATES)
+    assert found.chosen in ("unimodal", "ume_logit", "ume_prob", "frozen_features")
+    best = max(row["accuracy"] for row in found.rows.values())
+    row = found.rows[found.chosen]
+    assert row["accuracy"] >= best - row["se_of_difference"] - 1e-9
+    assert set(found.alone) == {"x1", "x2"}
+    assert f"Try: {CANDIDATES[found.chosen].options}" in found.text()
+
+
+def test_classes_that_only_a_pair_tells() -> None:
+    found = advise(of_pairs(make_setup()))
+    assert max(found.alone.values()) < 0.7
+    assert found.rows["frozen_features"]["accuracy"] < 0.75
+    assert found.chosen in ("frozen_mlp", "wander")
+    assert found.rows[found.chosen]["accuracy"] > 0.9
+
+
+def test_uni_modal_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    whole = Setup.fit
+
+    def counted(self: Setup, stage: str, *others: Any, **more: Any) -> Any:
+        if self.stage_name(stage) not in self.finished:
+            trained.append(stage)
+        return whole(self, stage, *others, **more)
+
+    monkeypatch.setattr(Setup, "fit", counted)
+    advise(make_setup())
+    assert sorted(trained) == ["frozen_features", "frozen_features", "unimodal_x1", "unimodal_x2", "wander"]
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="validation split"):
+        advise(make_setup(valid=False))
+    with pytest.raises(InputError, match="one modality, 'x1'"):
+        advise(make_setup(modalities=["x1"]))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tables.numbers(tmp_path)
+    found = answer(
+        capsys,
+        "diagnose",
+        table,
+        "--label",
+        "label",
+        *tables.NUMBERS,
+        "--epochs",
+        "2",
+        "train.device=cpu",
+        "data.workers=0",
+    )
+    assert found["chosen"] in CANDIDATES
+    assert found["metric"] == "accuracy"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [table.name], "nothing is written"
+    assert "name the label column" in fails(capsys, "diagnose", table)
+    assert json.dumps(found)
