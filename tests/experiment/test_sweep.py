@@ -17,7 +17,6 @@ import yaml
 
 from polymodal.config import laid
 from polymodal.errors import Diverged, InputError
-from polymodal.experiment import jobs
 from polymodal.experiment.sweep import sweep
 from polymodal.experiment.sweep_file import read_sweep
 from polymodal.experiment.trials import draw
@@ -76,7 +75,8 @@ class StandIn:
     """Measures nothing: figures are a function of the settings; notes who was measured."""
 
     def __init__(self, figures: Figures) -> None:
-        self.figures, self.seen = figures, []
+        self.figures = figures
+        self.seen: list[tuple[str, float, int]] = []
 
     def __call__(self, values: Mapping[str, Any], out: Path, *, show: bool | None = None) -> dict[str, Any]:
         self.seen.append((name_of(values), values["optimizer"]["lr"], values["seed"]))
@@ -331,6 +331,9 @@ def test_three_workers_of_which_one_is_killed_end_as_one(
     printed = (tmp_path / "printed").read_text().splitlines()
     assert printed == [repr((tmp_path / "out" / "sweep.md").read_text())] * 2
 
+    half = tmp_path / "alone" / "runs" / ended[0] / ".config.yaml.1-0.tmp"  # of a worker that was killed as it began
+    half.parent.mkdir(parents=True)
+    half.touch()
     capsys.readouterr()
     polymodal("sweep", file, "--data", data, "--out", tmp_path / "alone")
     alone, told = capsys.readouterr()
@@ -352,7 +355,7 @@ def test_three_workers_of_which_one_is_killed_end_as_one(
         def wait(self) -> int:
             return 0
 
-    monkeypatch.setattr(jobs.subprocess, "Popen", Worker)
+    monkeypatch.setattr("polymodal.experiment.jobs.subprocess.Popen", Worker)
     polymodal("sweep", file, "--data", data, "--out", tmp_path / "alone", "--jobs", 3)
     assert capsys.readouterr().out == alone
     assert commands[0] == commands[1]

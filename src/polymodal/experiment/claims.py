@@ -112,9 +112,11 @@ class Claims:
         for key in failed:
             if (late := self.result(key)) is not None:
                 _note(key, late, results, found)
-        problems = [f"{key}: {message}" for key, message in failed.items() if key not in results]
+        problems = {key: message for key, message in failed.items() if key not in results}
         if problems:
-            raise InputError(f"{len(problems)} of {len(set(keys))} units failed: {'; '.join(problems)}")
+            alike = {one: [key for key, message in problems.items() if message == one] for one in problems.values()}
+            told = "; ".join(f"{', '.join(several)}: {message}" for message, several in alike.items())
+            raise InputError(f"{len(problems)} of {len(set(keys))} units failed: {told}")
         return {key: results[key] for key in keys}
 
     def _advance(
@@ -302,12 +304,9 @@ def _writing(place: Path) -> Iterator[None]:
 def _host() -> str:
     """The machine since it was started, and the container: where a process number means one process."""
     parts = [socket.gethostname()]
-    for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    ):
-        with contextlib.suppress(OSError):
-            parts.append(read())
+    with contextlib.suppress(OSError):  # what follows is Linux's own
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
 
 

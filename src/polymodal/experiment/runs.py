@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from polymodal.config import Config, load_config
 from polymodal.datasets import canonical, open_table, parse, with_preset
 from polymodal.errors import InputError
-from polymodal.run import RunFolder, load_weights, logger
+from polymodal.run import RunFolder, load_weights, notes_in_files_only
 
 __all__ = ["configuration", "fingerprint", "measure"]
 
@@ -84,9 +82,11 @@ def measure(values: Mapping[str, Any], out: Path, *, probe: bool = False, show: 
 
     run = RunFolder(out, resume=True)
     if not run.has("metrics.json"):
+        if not run.has("config.yaml"):
+            run.sweep()  # of one that was killed while it wrote its first file
         config = configuration(values)
         predictor = Predictor(config=config, out=out, show=show)
-        with _without_notes():
+        with notes_in_files_only():
             predictor.fit(str(config.table), config.valid, resume=run.has("config.yaml"))
     metrics, timing = run.read_json("metrics.json"), run.read_json("timing.json")
     seconds = timing["seconds"]
@@ -103,21 +103,6 @@ def measure(values: Mapping[str, Any], out: Path, *, probe: bool = False, show: 
             run.write_json("probe.json", _probe(run))
         found["probe"] = run.read_json("probe.json")
     return found
-
-
-@contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
-    """What a run infers from its table goes to its log alone: of a hundred runs nobody reads it on the terminal."""
-
-    def unmark(record: logging.LogRecord) -> bool:
-        record.__dict__.pop("note", None)
-        return True
-
-    logger.addFilter(unmark)
-    try:
-        yield
-    finally:
-        logger.removeFilter(unmark)
 
 
 def _parameters(run: RunFolder) -> int:

@@ -13,7 +13,7 @@ from polymodal.experiment.runs import fingerprint, measure
 from polymodal.experiment.sweep_file import SweepFile, read_sweep
 from polymodal.experiment.sweep_table import Board, Chosen, Comparison
 from polymodal.experiment.trials import list_of
-from polymodal.run import logger, notes_in_files_only
+from polymodal.run import logger
 
 __all__ = ["default_folder", "sweep"]
 
@@ -114,8 +114,7 @@ class _Work:
 
         def do(key: str) -> dict[str, Any]:
             try:
-                with notes_in_files_only():
-                    return self._measure(of[key].values, self._runs / key, show=False)
+                return self._measure(of[key].values, self._runs / key, show=False)
             except Diverged as error:
                 return {"diverged": str(error)}
 
