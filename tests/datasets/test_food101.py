@@ -93,6 +93,7 @@ def test_pictures_of_the_presets(root):
     with Image.open(table.root / cells[0]) as picture:
         expected = np.asarray(Compose([Resize(256), CenterCrop(224)])(picture.convert("RGB")))
     for found in (made["mmbt"].decode(cells, table.root), made["mmbt"].material(cells, table.root, random)):
+        assert found is not None
         assert np.array_equal(found, expected)  # nothing is drawn
     assert not made["mmbt"].random
     plain = made["wander"].decode(cells, table.root)

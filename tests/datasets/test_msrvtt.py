@@ -52,7 +52,12 @@ def test_check_reads_the_vectors_of_a_video_once(root, monkeypatch):
     from polymodal.data import facts
 
     read = []
-    monkeypatch.setattr(facts, "_vector", lambda cell, folder: read.append(id(cell)) or facts._Fact(b"same"))
+
+    def vector(cell, folder):
+        read.append(id(cell))
+        return facts._Fact(b"same")
+
+    monkeypatch.setattr(facts, "_vector", vector)
     table = open_table(f"msrvtt/full:{root}")
     found = facts.facts_of(table, {"rgb": Modality("rgb", ("rgb",), "vector")}, workers=0, show=False)
     there = sum(found["rgb"].there)

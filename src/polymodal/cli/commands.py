@@ -31,8 +31,8 @@ data = App(name="data", help="Look into data before training.")
 # A new command is a function in a file of this folder, imported above and named here.
 for command in (fit, evaluate, predict, demo, report, diagnose, table, sweep):
     app.command(command)
-for command in (check, prepare, fetch_help, miniature, unpack):
-    data.command(command)
+for of_data in (check, prepare, fetch_help, miniature, unpack):
+    data.command(of_data)
 app.command(data)
 app.command(list_, name="list")
 

@@ -125,4 +125,3 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
         if "encoders" in merged:
             merged["encoders"] = {m: one for m, one in merged["encoders"].items() if m in own}
     return merged
-

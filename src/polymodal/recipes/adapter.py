@@ -26,7 +26,7 @@ from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.frozen import features_of, fresh, input_of, with_tokens
 from polymodal.recipes.over_experts import over_experts
 from polymodal.recipes.transfer import StartFrom, started
-from polymodal.recipes.unimodal import Checkpoints, train_each
+from polymodal.recipes.unimodal import Checkpoints, check_checkpoints, train_each
 from polymodal.run import logger
 from polymodal.tasks import Retrieval
 from polymodal.types import Features
@@ -90,10 +90,7 @@ def train_adapter(
     The most tokens of each modality, `lengths`, are those of training and validation where the settings leave them out, and
     longer sequences are then cut, unless `longer` says otherwise. For retrieval see `over_experts.over_experts`.
     """
-    if checkpoints and not fine_tune:
-        raise InputError(
-            f"{stage}: fine_tune=False leaves out the phase that checkpoints are of; leave one of them out"
-        )
+    check_checkpoints(stage, fine_tune, checkpoints)
     if start_from is not None and checkpoints:
         raise InputError(f"{stage}: checkpoints are of a finished phase, start_from is what one begins with; give one")
     if after is not None and (checkpoints or start_from is not None or not fine_tune):

@@ -17,7 +17,7 @@ from polymodal.encoders.base import linear_heads, width
 from polymodal.errors import InputError
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
-from polymodal.recipes.unimodal import Checkpoints, best_alone, train_each
+from polymodal.recipes.unimodal import Checkpoints, best_alone, check_checkpoints, train_each
 from polymodal.types import Batch, Features, move
 
 __all__ = ["frozen_features", "linear_eval"]
@@ -43,10 +43,7 @@ def frozen_features(setup: Setup, fine_tune: bool = True, checkpoints: Checkpoin
 
     Source: anonymous 2023 (MMLoRA), the baseline "classifier on frozen features" of its tables.
     """
-    if checkpoints and not fine_tune:
-        raise InputError(
-            "frozen_features: fine_tune=False leaves out the phase that checkpoints are of; leave one of them out"
-        )
+    check_checkpoints("frozen_features", fine_tune, checkpoints)
     models: dict[str, MultimodalModel] = {}
     epochs: dict[str, int] = {}
     if fine_tune:

@@ -17,7 +17,7 @@ from polymodal.model import MultimodalModel
 from polymodal.names import nearest
 from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.frozen import fresh
-from polymodal.recipes.unimodal import Checkpoints, train_each
+from polymodal.recipes.unimodal import Checkpoints, check_checkpoints, train_each
 from polymodal.run import logger
 
 __all__ = ["full_ume", "mmlora"]
@@ -71,8 +71,7 @@ def mmlora(
         raise InputError(f"mmlora: modalities {adapted}{hint}; name some of {', '.join(setup.modalities)}")
     if keep not in ("better", "adapted"):
         raise InputError(f"mmlora: keep={keep!r}; it is 'better' or 'adapted'")
-    if checkpoints and not fine_tune:
-        raise InputError("mmlora: fine_tune=False leaves out the phase that checkpoints are of; leave one of them out")
+    check_checkpoints("mmlora", fine_tune, checkpoints)
     part = {"name": "mixture", "combine": combine}
     fusion = setup.fusion(dict.fromkeys(setup.modalities, 0), part)
 

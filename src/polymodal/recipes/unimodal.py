@@ -11,10 +11,18 @@ from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.run import logger
 
-__all__ = ["Checkpoints", "best_alone", "train_each", "unimodal"]
+__all__ = ["Checkpoints", "best_alone", "check_checkpoints", "train_each", "unimodal"]
 
 Checkpoints = Mapping[str, str | Path] | None
 """Weights of uni-modal models by modality."""
+
+
+def check_checkpoints(recipe: str, fine_tune: bool, checkpoints: Checkpoints) -> None:
+    """Raise `InputError` for checkpoints of a uni-modal phase that is left out."""
+    if checkpoints and not fine_tune:
+        raise InputError(
+            f"{recipe}: fine_tune=False leaves out the phase that checkpoints are of; leave one of them out"
+        )
 
 
 def train_each(setup: Setup, checkpoints: Checkpoints = None) -> tuple[dict[str, MultimodalModel], dict[str, int]]:
