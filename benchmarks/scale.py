@@ -87,7 +87,7 @@ class Runner:
             "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "vocab_size": WORDS,
             "intermediate_size": 4 * width,
         }  # fmt: skip
-        net = {"width": width, "depth": depth, "heads": heads}
+        net: dict[str, Any] = {"width": width, "depth": depth, "heads": heads}
         encoders = {
             "image": ViT("vit_tiny_patch16_224", height=side, width_pixels=side, **net),
             "text": Bert(config=config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -34,6 +35,9 @@ def in_two_processes(work: Callable[..., Any], *args: Any) -> list[Any]:
 
 
 def _enter(rank: int, work: Callable[..., Any], args: tuple[Any, ...], folder: str) -> None:
+    # What torchrun tells accelerate.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group(
@@ -53,7 +57,11 @@ def replica(model: nn.Module) -> nn.Module:
 def share(batch: Batch) -> Batch:
     """The rows of this process: of one process, all."""
 
-    def rows(value: Tensor) -> Tensor:
+    def rows(value: Any) -> Any:
+        if isinstance(value, tuple):  # padded sequences, features
+            return type(value)(*map(rows, value))
+        if not isinstance(value, Tensor):
+            return value
         size = len(value) // world_size()
         return value[rank() * size : (rank() + 1) * size]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_checkpoints_change_no_bit(make: Any) -> None:
         if not balancer.needs_heads:
             model.heads.clear()
         count = [0]
-        layer: nn.Module = model.encoders["sequence"].layers[0]  # type: ignore[union-attr,index]
+        layer = cast(Any, model.encoders["sequence"]).layers[0]
         layer.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
         train(model, balancer=balancer, checkpointing=checkpointing)
         found.append(weights(model))
@@ -118,7 +118,7 @@ def test_statistics_of_padded_sequences_move_once() -> None:
             self.norm = MaskedBatchNorm(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.norm(x, None).square()
+            return cast(Tensor, self.norm(x, None)).square()
 
     x, found = torch.randn(2, 3, 4, requires_grad=True), []
     for again in (False, True):

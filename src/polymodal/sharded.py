@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,7 +54,10 @@ def sharded(
     shard(model, [*model.encoders.values(), model.fusion], device.type, methods)
     if optimizer is not None:
         replace_parameters(optimizer, given, model)
-    yield
+    with warnings.catch_warnings():
+        # Features may be views (the first token of a sequence); nothing here writes into what a model gives back.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+        yield
     given.to(device)
     copy_whole_state(model, given)
     if optimizer is not None:

@@ -56,7 +56,7 @@ def _cut(own: Tensor, like: Tensor) -> Tensor:
 
     kind = cast(DTensor, like)
     own = own.to(own_tensor(like))
-    return DTensor.from_local(  # type: ignore[no-any-return,no-untyped-call]
+    return DTensor.from_local(
         own, kind.device_mesh, kind.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
 
