@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from polymodal.errors import InputError
+from polymodal.errors import Diverged, InputError
 from polymodal.experiment.figures import Measured, figure_of, paired, summarise
 from polymodal.experiment.file import read_experiment
 from polymodal.experiment.mini import Miniatures
@@ -22,7 +22,10 @@ from polymodal.experiment.table import Sources, run_table
 from tests.cli.run import fails, polymodal
 
 AVE = {"source": "ave/mlb"}
-TABLE: dict[str, Any] = {"table": "own/table.csv", "settings": {"label": "y", "data": {"modalities": ["a=x:numeric", "b=z:numeric"]}}}
+TABLE: dict[str, Any] = {
+    "table": "own/table.csv",
+    "settings": {"label": "y", "data": {"modalities": ["a=x:numeric", "b=z:numeric"]}},
+}
 
 
 def experiment(folder: Path, **changed: Any) -> Path:
@@ -123,7 +126,10 @@ def test_a_probe_that_is_wanted_later(tmp_path: Path) -> None:
 
 def test_a_row_that_fails_leaves_the_others(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"3 of 6 runs failed. mlb on Own, seed 0 and 2 more: no weights at weights.x\.safetensors; the other cells are in"):
+    with pytest.raises(
+        InputError,
+        match=r"3 of 6 runs failed. mlb on Own, seed 0 and 2 more: no weights at weights.x\.safetensors; the other cells are in",
+    ):
         run_table(experiment(tmp_path), data=own_table(tmp_path), out=out, measure=Trainer(wrong="mlb"))
     text = (out / "ours_table1.md").read_text()
     assert "failed" in text
@@ -131,6 +137,21 @@ def test_a_row_that_fails_leaves_the_others(tmp_path: Path) -> None:
     good = Trainer()
     run_table(experiment(tmp_path), data=own_table(tmp_path), out=out, measure=good)
     assert good.asked == [("mlb", s, False) for s in range(3)], "only what is unfinished"
+
+
+def test_a_run_that_diverges_is_told_and_not_tried_again(tmp_path: Path) -> None:
+    class Wild(Trainer):
+        def __call__(self, values: dict[str, Any], out: Path, **others: Any) -> dict[str, Any]:
+            found = super().__call__(values, out, **others)
+            if self.asked[-1][:2] == ("mlb", 1):
+                raise Diverged("the loss became nan in step 3")
+            return found
+
+    file, data, out, again = experiment(tmp_path), own_table(tmp_path), tmp_path / "out", Trainer()
+    row = lines_of(run_table(file, data=data, out=out, measure=Wild()).csv())["mlb", "top1"]
+    assert (row["seeds"], row["note"]) == ("2", "the loss became nan in step 3")
+    run_table(file, data=data, out=out, measure=again)
+    assert again.asked == []
 
 
 def test_averages_over_data_sets_and_gains(tmp_path: Path) -> None:

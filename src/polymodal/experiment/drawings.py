@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +12,8 @@ from polymodal.analysis.reports.figures import Series, lines, reliability_diagra
 from polymodal.analysis.reports.html import Markup, Section, figure, grid, section, table
 from polymodal.analysis.reports.record import Record, read_record
 from polymodal.balancers.mlb import mlb_coefficients
+from polymodal.experiment.results import Results
 from polymodal.metrics import reliability
-
-if TYPE_CHECKING:
-    from polymodal.experiment.results import Results
 
 __all__ = ["drawings"]
 

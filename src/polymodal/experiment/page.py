@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from polymodal.analysis.reports.estimates import Estimate
 from polymodal.analysis.reports.figures import Bar, Series, bars, lines
 from polymodal.analysis.reports.html import Markup, Section, card, figure, grid, page, paragraph, section, table
 from polymodal.experiment.drawings import drawings
+from polymodal.experiment.results import MINI, READING, Line, Results
+from polymodal.run import write_atomically
 
-if TYPE_CHECKING:
-    from polymodal.experiment.results import Line, Results
+__all__ = ["page_of", "write"]
 
-__all__ = ["page_of"]
+
+def write(results: Results) -> None:
+    """Write a table's NAME.md, NAME.csv and NAME.html into its folder."""
+    files = {
+        results.markdown: results.text(),
+        results.out / f"{results.name}.csv": results.csv(),
+        results.page: page_of(results),
+    }
+    for path, text in files.items():
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def page_of(results: Results) -> str:
     """One self-contained HTML page."""
-    from polymodal.experiment.results import MINI, READING
-
     experiment = results.experiment
     lead = [paragraph(MINI.replace("**", ""), "headline")] if results.mini else []
     lead += [paragraph(experiment.note.strip())] if experiment.note else []

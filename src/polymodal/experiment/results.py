@@ -14,7 +14,6 @@ import numpy as np
 
 from polymodal.experiment.figures import Measured, better_lower, paired
 from polymodal.experiment.file import Experiment, Row
-from polymodal.run import write_atomically
 
 __all__ = ["LEVEL", "Line", "Results", "significance"]
 
@@ -106,18 +105,6 @@ class Results:
         same = [one for one in self.of(line.data) if one.metric == line.metric and one.measured.values]
         chosen = [one for one in same if one.row.label == self.experiment.against] or same
         return chosen[0] if chosen and chosen[0] is not line else None
-
-    def write(self) -> None:
-        """Write NAME.md, NAME.csv and NAME.html."""
-        from polymodal.experiment.page import page_of
-
-        for path, text in (
-            (self.markdown, self.text()),
-            (self.out / f"{self.name}.csv", self.csv()),
-            (self.page, page_of(self)),
-        ):
-            with write_atomically(path) as temporary:
-                temporary.write_text(text, encoding="utf-8")
 
     def text(self) -> str:
         """Markdown: a table a data set, each metric published and measured, differences to the reference."""

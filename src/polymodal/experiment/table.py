@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polymodal.errors import InputError
+from polymodal.errors import Diverged, InputError
 from polymodal.experiment.claims import Claims
 from polymodal.experiment.costs import costs
 from polymodal.experiment.facts import facts
 from polymodal.experiment.figures import Measured, figure_of, summarise
 from polymodal.experiment.file import Cell, Experiment, Row, read_experiment
 from polymodal.experiment.mini import Miniatures
+from polymodal.experiment.page import write
 from polymodal.experiment.results import Line, Results
 from polymodal.experiment.runs import fingerprint, measure
 from polymodal.names import nearest
@@ -110,7 +111,7 @@ class Table:
             {
                 seed: figure_of(self.found[key], metric, row.measure)
                 for seed, key in keys.items()
-                if key is not None and key in self.found
+                if key is not None and "diverged" not in self.found.get(key, {"diverged": ""})
             }
         )
 
@@ -198,7 +199,7 @@ def run_table(
     small = Miniatures(out / "miniatures") if mini else None
     sources = Sources(experiment, data, small)
     table = plan(experiment, cells, tuple(seeds or experiment.seeds), sources)
-    claims = Claims(out / "claims")
+    claims = Claims(out)
     began, total = time.perf_counter(), len(table.runs)
     missing = [key for key in table.runs if claims.result(key) is None]
     logger.info("%d runs, %d of them done", total, total - len(missing), extra={"note": True})
@@ -210,6 +211,8 @@ def run_table(
             values["recipe"] = {**values["recipe"], "start_from": str(out / "runs" / begin.removeprefix("run:"))}
         try:
             return measure(values, out / "runs" / key, probe=key in table.probes, show=show)
+        except Diverged as error:
+            return {"diverged": str(error)}
         except InputError as error:
             table.failed[key] = str(error)
             raise
@@ -232,7 +235,7 @@ def run_table(
     _probe_later(table, claims, out, measure)
     runs = {place: out / "runs" / key for place, key in table.of.items()}
     results = Results(experiment, _lines(table, sources), out, mini=mini, runs=runs)
-    results.write()
+    write(results)
     if error is not None:
         raise InputError(f"{_told(table) or error}; the other cells are in {results.markdown}") from error
     return results
@@ -244,7 +247,8 @@ def _told(table: Table) -> str:
     for key, message in table.failed.items():
         runs.setdefault(message, []).append(_named(table, key))
     told = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {message}" for message, names in runs.items()
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {message}"
+        for message, names in runs.items()
     ]
     return f"{len(table.failed)} of {len(table.runs)} runs failed. " + "; ".join(told) if told else ""
 
@@ -263,8 +267,13 @@ def _in_order(table: Table) -> list[list[str]]:
 def _probe_later(table: Table, claims: Claims, out: Path, measure: Callable[..., dict[str, Any]]) -> None:
     """Probe runs that were finished before a cell asked for it."""
     for key in (one for one in table.runs if one in table.probes):
-        if key in table.found and "probe" not in table.found[key]:
+        if key in table.found and not {"probe", "diverged"} & set(table.found[key]):
             table.found[key] = measure(table.runs[key], out / "runs" / key, probe=True)
+
+
+def _trouble(table: Table, key: str) -> str:
+    """Why a run has no figures; empty where it has."""
+    return table.failed.get(key) or str(table.found.get(key, {}).get("diverged", ""))
 
 
 def _gain(table: Table, cell: Cell, metric: str) -> Measured:
@@ -310,6 +319,6 @@ def _lines(table: Table, sources: Sources) -> list[Line]:
             else:
                 measured = table.figures(cell, metric) if cell.row.settings is not None else Measured({})
                 keys = [table.of.get((cell.row.label, name, seed)) for name in cell.sets for seed in table.seeds]
-                note = next((table.failed[key] for key in keys if key in table.failed), "")
+                note = next((text for key in keys if key is not None and (text := _trouble(table, key))), "")
             lines.append(Line(cell.row, cell.data, metric, published, measured, note))
     return lines
