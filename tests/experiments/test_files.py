@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from polymodal import names
+from polymodal.adapters import insert
 from polymodal.adapters.by_name import options_of
 from polymodal.config import Config, Part, laid, read_yaml
+from polymodal.encoders import Expert, SequenceTransformer
 from polymodal.encoders.presets import PRETRAINED
 from polymodal.errors import InputError
 from polymodal.experiment.costs import costs
@@ -32,6 +36,10 @@ DRAWN = {
     "acc_or_r_at_10": {"top1", "acc2", "r_at_10_t2v"},
 }
 """The metrics that stand for one that the csv names as the figure's axis."""
+BUILT = ("recipe", "balancer", "fusion", "encoders", "data")
+DIM = 64
+OF_RECIPE = {"fine_tune", "start_from", "checkpoints", "after"}
+"""What recipe `wander` has beside the settings of its adapter."""
 MEASURES = ("fused", "alone", "probe", "gain", "fact", "cost")
 FROM_DATA = {
     "channels", "frames", "height", "width_pixels", "bins", "length", "samples", "buckets", "in_dim",
@@ -121,6 +129,7 @@ def test_settings(path: Path) -> None:
             try:
                 config = configuration({**experiment.settings(cell, name), "table": tables[name], "seed": 0})
                 check_parts(config)
+                build_parts(json.dumps([config.model_dump()[key] for key in BUILT], sort_keys=True))
             except InputError as error:
                 raise AssertionError(f"{place}: {error}") from error
             known = {one.partition("=")[0] for one in config.data.modalities}
@@ -141,9 +150,7 @@ def check_parts(config: Config) -> None:
         options = set(options_of(settings.name))
         assert set(settings.arguments) <= options, f"adapter {settings.name}: {settings.arguments}"
     if config.recipe.name == "wander":  # what its recipe hands on
-        assert set(config.recipe.arguments) - {"fine_tune", "start_from", "checkpoints", "after"} <= set(
-            options_of("wander")
-        )
+        assert set(config.recipe.arguments) - OF_RECIPE <= set(options_of("wander"))
     for m, part in config.encoders.items():
         named = PRETRAINED.get(part.name)
         whole = part if named is None else Part(name=named.encoder, **{**named.settings, **part.arguments})
@@ -161,6 +168,45 @@ def check_parts(config: Config) -> None:
     }
     for stage in config.stages:
         assert stage.startswith(tuple(trained)), f"stages.{stage}"
+
+
+@cache
+def build_parts(text: str) -> None:
+    """That balancer, fusion and adapter can be made over modalities of these names, with small encoders."""
+    recipe, balancer, fusion, encoders, data = json.loads(text)
+    modalities = [one.partition("=")[0] for one in data["modalities"]]
+    made("balancers", balancer, {})
+    query = fusion.get("query")
+    assert query is None or query in modalities
+    chosen = recipe.get("modalities") or modalities
+    assert set(chosen) <= set(modalities), f"recipe.modalities={chosen}"
+    if fusion["name"] != "mmt":  # its layers are wide, whatever its encoders are
+        made(
+            "fusion",
+            {**fusion, **({"width": DIM} if "width" in fusion else {})},
+            {"dims": dict.fromkeys(modalities, DIM)},
+        )
+    part = recipe.get("method") or (
+        {k: v for k, v in recipe.items() if k not in OF_RECIPE} if recipe["name"] == "wander" else {}
+    )
+    if not part:
+        return
+    single = bool({"encoder", "module"} & set(options_of(part["name"])))
+    own = [m for m in modalities if m != query or (single and m in chosen)]
+    with torch.device("meta"):  # shapes alone
+        small = {m: small_encoder(encoders.get(m, {}).get("name", "")) for m in own}
+        only = [m for m in chosen if m in own] if single else None
+        insert(part, small, lengths=dict.fromkeys(own, 5), modalities=only)
+
+
+def small_encoder(name: str) -> Expert | SequenceTransformer:
+    return Expert(DIM, dim=DIM) if name == "expert" else SequenceTransformer(DIM, dim=DIM, depth=12, heads=8)
+
+
+def made(package: str, part: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    make = names.resolve(package, part["name"], bases=("Balancer", "Fusion"))
+    known = {"outputs": 3, "kind": "categorical", **given} if given else {}
+    names.build(make, {key: value for key, value in part.items() if key != "name"}, known, package)
 
 
 def bound(package: str, part: Part, given: Mapping[str, Any], place: str = "") -> None:
