@@ -63,6 +63,9 @@ class DataConfig(_Strict):
     split: str | None = Field(None, description="column that says train, valid or test; 'split' when there is one")
     group: str | None = Field(None, description="column whose groups must not be divided between splits")
     separator: str | None = Field(None, description="stands between several labels in one cell")
+    sentiment: bool = Field(
+        False, description="a regression's label is a sentiment from -3 to 3: tell ACC-2, ACC-7, F1 and Pearson as well"
+    )
     fractions: tuple[float, float, float] = Field(
         (0.8, 0.1, 0.1), description="train, valid, test where no split is given"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,33 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables")
 
 
-def first_row(experiment: Experiment) -> Row:
-    return next(row for row in experiment.rows if row.settings is not None and any(row.published.values()))
+CHEAP = {
+    "mmlora_table1": "Fine-tuned Visual Model *",
+    "mmlora_table4": "fine-tuning / ViT-B / rgb",
+    "mmlora_table5": "MMLoRA / ViT-B/ViT-B",
+    "mlb_text": "data",
+}
+"""Rows that take little time, where the first of a file takes long."""
+
+
+def chosen(name: str, experiment: Experiment) -> Row:
+    """The row of `CHEAP`, or the first that trains something, or just the first."""
+    rows = [one for one in experiment.rows if fnmatchcase(one.label, CHEAP.get(name, "*"))]
+    runs = [one for one in rows if one.settings is not None and any(one.published.values())]
+    return next((one for one in runs if one.measure not in ("fact", "cost")), (runs or rows)[0])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_one_row(file: Path, shared: Path) -> None:
-    row = first_row(read_experiment(file))
-    data = next(name for name, metrics in row.published.items() if metrics)
-    sets = tuple(data.split("+"))
+    row = chosen(file.stem, read_experiment(file))
+    sets = tuple(name for name in next(iter(row.published)).split("+") if name)
     found = run_table(file, mini=True, rows=row.label, sets=sets, seeds=[0], out=shared)
-    assert found.lines
-    for line in found.lines:
-        assert math.isfinite(line.measured.mean), f"{line.row.label}, {line.data}, {line.metric}: {line.note or 'not measured'}"
-    assert found.page.read_text().count("<section") >= 1
+    measured = [math.isfinite(line.measured.mean) for line in found.lines]
+    if row.measure == "fact":
+        assert any(measured), "nothing that the paper tells of its data can be told of ours"
+    elif row.settings is not None:
+        assert all(measured), [f"{line.metric}: {line.note}" for line in found.lines]
+    assert "<section" in found.page.read_text()
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ SENTIMENT = {
     "data": {
         "modalities": ["text=text:vector", "audio=audio:vector", "vision=vision:vector"],
         "task": "regression",
+        "sentiment": True,
         "inputs": {},
     },
 }

@@ -17,7 +17,7 @@ SETTINGS: dict[str, tuple[str, float]] = {
     "video_frames": ("frames", 1),
     "audio_rate_khz": ("sample_rate", 1e-3),
     "stft_window": ("n_fft", 1),
-    "stft_step": ("hop", 1),
+    "stft_hop": ("hop", 1),
 }
 """Published facts that are settings of an input of the preset: their names there and what they are multiplied by."""
 

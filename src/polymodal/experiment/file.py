@@ -42,7 +42,7 @@ class Row(_Strict):
     settings: dict[str, Any] | None = Field(
         {}, description="laid over those of the file and the data set; null: no run"
     )
-    on: dict[str, dict[str, Any]] = Field({}, description="settings on one data set alone")
+    sets: dict[str, dict[str, Any]] = Field({}, description="settings on one data set alone")
     published: Published
     note: str = ""
 
@@ -96,7 +96,7 @@ class Experiment(_Strict):
     def settings(self, cell: Cell, name: str) -> dict[str, Any]:
         """Settings of the cell's run on one data set, without its table and seed."""
         own = laid(laid(self.defaults, self.data[name].settings), cell.row.settings or {})
-        return laid(own, cell.row.on.get(name, {}))
+        return laid(own, cell.row.sets.get(name, {}))
 
 
 class Cell(NamedTuple):
@@ -124,7 +124,7 @@ def read_experiment(path: Path) -> Experiment:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise InputError(f"experiment {path}: {told}") from None
     for row in found.rows:
-        for name in (*(part for key in row.published for part in key.split("+")), *row.on):
+        for name in (*(part for key in row.published for part in key.split("+")), *row.sets):
             if name not in found.data:
                 raise InputError(
                     f"experiment {path}, row {row.label!r}: data set {name!r} is not under `data`{nearest(name, found.data)}"

@@ -13,8 +13,10 @@ import pandas as pd
 
 from polymodal.config import Part
 from polymodal.data import miniature
+from polymodal.data.miniature.cremad import EMOTIONS
 from polymodal.data.miniature.media import picture, sentence, tone, write_clip, write_jpeg, write_wav
 from polymodal.datasets import with_preset
+from polymodal.datasets.cremad import FEATURES
 from polymodal.encoders.presets import PRETRAINED, choose
 from polymodal.errors import InputError
 from polymodal.experiment.file import DataSet
@@ -54,8 +56,8 @@ KEPT = ("stack", "pool", "freeze", "pre_norm", "timed")
 """Settings of an encoder that its small one takes over: those that say how it is used, not how large it is."""
 SMALL: dict[str, dict[str, int]] = {
     "fusion": {"width": WIDTH, "depth": 1, "hidden": 2 * WIDTH},
-    "recipe": {"depth": DEPTH, "last": 1, "width": WIDTH},
-    "method": {"depth": DEPTH, "last": 1, "width": WIDTH},
+    "recipe": {"depth": DEPTH, "last": 2, "width": WIDTH},
+    "method": {"depth": DEPTH, "last": 2, "width": WIDTH},
 }
 """The most that sizes in the settings of these parts may be."""
 EDGE, SECONDS, TOKENS, ROWS, BATCH = 32, 2.0, 24, 48, 8
@@ -80,7 +82,7 @@ class Miniatures:
         """
         if one.source is not None:
             reader = one.source.partition("/")[0].partition(",")[0]
-            return f"{one.source}:{self._made(reader, lambda folder: miniature.make(reader, folder, self.seed))}"
+            return f"{one.source}:{self._made(reader, lambda folder: _miniature(reader, folder, self.seed))}"
         if one.table is None:
             raise InputError(f"data set {name!r} of the file has neither a source nor a table")
         label, data = one.settings.get("label", "label"), one.settings.get("data", {})
@@ -129,6 +131,19 @@ class Miniatures:
         return small
 
 
+def _miniature(reader: str, folder: Path, seed: int) -> None:
+    """A data set's miniature, with the features of faces that `data prepare` would make of CREMA-D."""
+    miniature.make(reader, folder, seed)
+    if reader != "cremad":
+        return
+    random = np.random.default_rng(seed)
+    (folder / FEATURES).mkdir()
+    for clip in sorted((folder / "AudioWAV").glob("*.wav")):
+        emotion = EMOTIONS.index(clip.stem.split("_")[2])
+        steps = emotion + random.standard_normal((8, 1408))
+        np.save(folder / FEATURES / f"{clip.stem}.npy", steps.astype(np.float32))
+
+
 def _small_encoder(part: Part) -> dict[str, Any]:
     name = PRETRAINED[part.name].encoder if part.name in PRETRAINED else part.name
     if name not in ENCODERS:  # made for processors as it is
@@ -140,7 +155,7 @@ def _small_encoder(part: Part) -> dict[str, Any]:
 def _small_input(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     small = {key: value for key, value in given.items() if key not in ("tokenizer", "max_length")}
     if kind in ("image", "video"):
-        small = {key: value for key, value in small.items() if key not in ("resize", "image_size")}
+        small = {key: value for key, value in small.items() if key not in ("resize", "image_size", "shorter_side")}
         small |= {"height": EDGE, "width": EDGE}
     if kind == "audio":
         small["max_seconds"] = min(SECONDS, small.get("max_seconds", SECONDS))

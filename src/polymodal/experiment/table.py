@@ -128,6 +128,8 @@ def plan(experiment: Experiment, cells: list[Cell], seeds: Sequence[int], source
             continue
         for name in cell.sets:
             for seed in seeds:
+                for rival in _rivals(table, cell):
+                    _add(table, rival, name, seed, sources)
                 key = _add(table, cell.row, name, seed, sources)
                 if cell.row.measure.startswith("probe"):
                     table.probes.add(key)
@@ -271,9 +273,32 @@ def _probe_later(table: Table, claims: Claims, out: Path, measure: Callable[...,
             table.found[key] = measure(table.runs[key], out / "runs" / key, probe=True)
 
 
+def _of_runs(table: Table, cell: Cell, metric: str) -> tuple[Measured, str]:
+    """A metric of a cell's runs, and why there is none."""
+    if cell.row.settings is None:
+        return Measured({}), ""
+    try:
+        return table.figures(cell, metric), ""
+    except InputError as error:
+        return Measured({}), str(error)
+
+
 def _trouble(table: Table, key: str) -> str:
     """Why a run has no figures; empty where it has."""
     return table.failed.get(key) or str(table.found.get(key, {}).get("diverged", ""))
+
+
+def _rivals(table: Table, cell: Cell) -> list[Row]:
+    """The rows that a gain is over: those of the same backbone and data set; none for another measure."""
+    return [
+        one
+        for one in table.experiment.rows
+        if cell.row.measure == "gain"
+        and one.backbone == cell.row.backbone
+        and one.measure == "fused"
+        and one.settings is not None
+        and cell.data in one.published
+    ]
 
 
 def _gain(table: Table, cell: Cell, metric: str) -> Measured:
@@ -287,11 +312,7 @@ def _gain(table: Table, cell: Cell, metric: str) -> Measured:
         return table.figures(Cell(one, cell.data, {}), "top1").values
 
     own = accuracy(cell.row)
-    others = [
-        accuracy(one)
-        for one in table.experiment.rows
-        if one.backbone == cell.row.backbone and one.measure == "fused" and cell.data in one.published
-    ]
+    others = [accuracy(one) for one in _rivals(table, cell)]
     gaps = {seed: [value - one[seed] for one in others if seed in one] for seed, value in own.items()}
     return Measured({seed: least(found) for seed, found in gaps.items() if found})
 
@@ -317,8 +338,8 @@ def _lines(table: Table, sources: Sources) -> list[Line]:
             elif cell.row.measure == "gain":
                 measured = _gain(table, cell, metric)
             else:
-                measured = table.figures(cell, metric) if cell.row.settings is not None else Measured({})
+                measured, note = _of_runs(table, cell, metric)
                 keys = [table.of.get((cell.row.label, name, seed)) for name in cell.sets for seed in table.seeds]
-                note = next((text for key in keys if key is not None and (text := _trouble(table, key))), "")
+                note = next((text for key in keys if key is not None and (text := _trouble(table, key))), note)
             lines.append(Line(cell.row, cell.data, metric, published, measured, note))
     return lines

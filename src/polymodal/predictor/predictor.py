@@ -208,7 +208,7 @@ class Predictor:
         show = self.show and rank() == 0 if self.show is not None else None
         parts = assemble(self.config, one, two, show=show, preprocessing=self._encoders().preprocessing)
         self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
-        self._task = task_of(parts.schema, parts.train_target.double().numpy())
+        self._task = task_of(parts.schema, parts.train_target.double().numpy(), sentiment=self.config.data.sentiment)
         return parts
 
     def _setup(self, parts: Parts, run: RunFolder | None) -> Setup:
