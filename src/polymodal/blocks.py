@@ -1,4 +1,4 @@
-"""What networks of several rooms need: positions, masks, the Conformer block over padded sequences, eval mode and a method for a while."""
+"""What several rooms build on: pieces of Transformers over padded sequences, eval mode and a method for a while."""
 
 from __future__ import annotations
 

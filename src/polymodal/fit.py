@@ -64,7 +64,9 @@ def stepwise(every: int, factor: float, epochs: int) -> Schedule:
         >>> scheduler.lr_lambdas[0](3), scheduler.lr_lambdas[0](4), round(scheduler.lr_lambdas[0](9), 6)
         (1.0, 0.1, 0.01)
     """
-    return lambda optimizer, steps: LambdaLR(optimizer, lambda step: factor ** (step * epochs // max(steps, 1) // every))
+    return lambda optimizer, steps: LambdaLR(
+        optimizer, lambda step: factor ** (step * epochs // max(steps, 1) // every)
+    )
 
 
 SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant, "linear": linear, "plateau": plateau}

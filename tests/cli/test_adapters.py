@@ -81,7 +81,8 @@ def test_a_run_is_kept_whole_and_loads_back(
     predictor.save(tmp_path / "copy")
     assert answer(capsys, "evaluate", tmp_path / "copy", sequences, "--split", "test") == found
     if name == "houlsby":  # removed, it leaves what it was put into, trained LayerNorms included
-        predictor.model_.encoders["b"].houlsby.remove()
+        encoder: Any = predictor.model_.encoders["b"]
+        encoder.houlsby.remove()
         first = load_weights(run / "stages" / "unimodal_b" / "model.safetensors")
         for key, value in predictor.model_.encoders["b"].state_dict().items():
             assert torch.equal(value, first[f"encoders.b.{key}"])

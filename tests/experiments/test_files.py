@@ -72,7 +72,8 @@ def printed(path: Path) -> Counter[tuple[str, ...]]:
 
 def read_yaml_as_text(path: Path) -> dict[str, Any]:
     """The file with every number as it is written."""
-    return yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    found: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+    return found
 
 
 def test_every_published_figure_is_one_cell() -> None:
