@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +23,8 @@ __all__ = ["ImageInfo", "fit_size", "probe_image", "read_image"]
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow tells formats by content, and some of the others run programs or read further files."""
-MAX_PIXELS = 50_000_000
-"""A picture of more is refused by its header, before any memory is taken."""
+MAX_PIXELS, MAX_TRANSPARENT = 50_000_000, 35_000_000
+"""A picture of more is refused by its header, before any memory is taken; laying one on white takes half as much again."""
 STRIP = 1024
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "F"}
 
@@ -51,7 +52,7 @@ def read_image(
     Raises:
         InputError: the file is missing, empty, truncated, too large or not a picture.
     """
-    picture = _open(path).convert("L" if channels == 1 else "RGB")
+    picture = _in_mode(_open(path), "L" if channels == 1 else "RGB")
     if size is not None and shorter is not None:
         picture = _middle(_scaled(picture, _shorter_to(picture.size, shorter)), size)
     elif size is not None:
@@ -63,10 +64,7 @@ def read_image(
 def probe_image(path: Path) -> ImageInfo:
     """Size and colour of a picture; it is grey if all its pixels are, whatever its file says."""
     picture = _open(path)
-    grey = picture.mode in GREY_MODES
-    if not grey:
-        pixels = np.asarray(picture.convert("RGB"))
-        grey = bool((pixels == pixels[:, :, :1]).all())
+    grey = picture.mode in GREY_MODES or all(_is_grey(strip) for _, strip in _strips(picture))
     return ImageInfo(picture.height, picture.width, grey)
 
 
@@ -101,9 +99,10 @@ def _open(path: Path) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow warns of damaged metadata that no pixel depends on
             with Image.open(path, formats=FORMATS) as opened:
                 picture: Image.Image = opened
-                if picture.width * picture.height > MAX_PIXELS:
+                most = MAX_TRANSPARENT if picture.has_transparency_data else MAX_PIXELS
+                if picture.width * picture.height > most:
                     size = f"{picture.width} x {picture.height} pixels"
-                    raise InputError(f"{path}: {size}, more than {MAX_PIXELS:,} in all; scale the picture down")
+                    raise InputError(f"{path}: {size}, more than {most:,} in all; scale the picture down")
                 picture.load()
                 ImageOps.exif_transpose(picture, in_place=True)
     except InputError:
@@ -118,11 +117,26 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    """Strip by strip, which keeps a large picture in memory twice and not five times."""
-    whole = Image.new("RGB", picture.size)
+def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Pieces from above with the row that each begins at: a large picture is then held twice at most, and not five times."""
     for top in range(0, picture.height, STRIP):
-        strip = picture.crop((0, top, picture.width, min(top + STRIP, picture.height))).convert("RGBA")
+        yield top, picture.crop((0, top, picture.width, min(top + STRIP, picture.height)))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    whole = Image.new("RGB", picture.size)
+    for top, strip in _strips(picture):
+        strip = strip.convert("RGBA")
         white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
         whole.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
     return whole
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    pixels = np.asarray(_in_mode(picture, "RGB"))
+    return bool((pixels == pixels[:, :, :1]).all())
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    """Converted, without the copy that Pillow makes of what is in that mode already."""
+    return picture if picture.mode == mode else picture.convert(mode)
