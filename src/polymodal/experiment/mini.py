@@ -38,8 +38,6 @@ STACK = {"dim": WIDTH, "depth": DEPTH, "heads": HEADS}
 ENCODERS: dict[str, dict[str, Any]] = {
     "vit": {"model": "vit_base_patch16_clip_224", "patch": 8, "width": WIDTH, "depth": DEPTH, "heads": HEADS},
     "imagebind_audio": {"width": WIDTH, "dim": WIDTH, "depth": DEPTH, "heads": HEADS, "stride": 16},
-    "resnet": {"depth": 18},
-    "resnet18": {},
     "efficientnet": {"model": "tf_efficientnet_lite0"},
     "bert": {"config": TEXT},
     "deberta": {
@@ -52,6 +50,12 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "expert": {"dim": WIDTH},
 }
 """The small one of each class; its weights are drawn at random."""
+CONVOLUTIONS = {
+    "image": {"name": "image_cnn", "width": 8},
+    "video": {"name": "frame_cnn", "width": 8},
+    "audio": {"name": "spectrogram_cnn", "width": 8},
+}
+"""What stands for a ResNet, whose smallest has eleven million parameters, by the kind of its input."""
 KEPT = ("stack", "pool", "freeze", "pre_norm", "timed")
 """Settings of an encoder that its small one takes over: those that say how it is used, not how large it is."""
 SMALL: dict[str, dict[str, int]] = {
@@ -113,7 +117,7 @@ class Miniatures:
             name, _, column = spec.partition("=")
             kind = column.rpartition(":")[2]
             part = Part.model_validate(given[name]) if name in given else choose(kind, small.get("preset"))
-            small["encoders"][name] = _small_encoder(part)
+            small["encoders"][name] = _small_encoder(part, kind)
             inputs[name] = _small_input(kind, inputs.get(name, {}))
         small.pop("preset", None)
         train = small.setdefault("train", {})
@@ -144,8 +148,10 @@ def _miniature(reader: str, folder: Path, seed: int) -> None:
         np.save(folder / FEATURES / f"{clip.stem}.npy", steps.astype(np.float32))
 
 
-def _small_encoder(part: Part) -> dict[str, Any]:
+def _small_encoder(part: Part, kind: str) -> dict[str, Any]:
     name = PRETRAINED[part.name].encoder if part.name in PRETRAINED else part.name
+    if name.startswith("resnet"):
+        return dict(CONVOLUTIONS[kind])
     if name not in ENCODERS:  # made for processors as it is
         return part.model_dump()
     fixed = dict(PRETRAINED[part.name].settings) if part.name in PRETRAINED else {}
