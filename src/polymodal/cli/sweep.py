@@ -31,7 +31,8 @@ def sweep(
     file:
         Sweep file.
     data:
-        Folder that the file's table lies below, or that holds its data set; the present one by default.
+        Folder that the file's table lies below, or that has a folder of its data set, named as in `polymodal list datasets`;
+        the present one by default.
     out:
         Folder for the list, the runs and the tables; sweep-<name of the file> by default.
     draw:

@@ -153,8 +153,8 @@ class SweepFile(_Strict):
         """
         if self.source is not None:
             if data is None:
-                raise InputError(f"source {self.source}: name the folder that holds the data set with --data ROOT")
-            return f"{self.source}:{data}"
+                raise InputError(f"source {self.source}: name the folder above that of the data set with --data ROOT")
+            return f"{self.source}:{data / self.source.partition('/')[0]}"
         path = (data or Path()) / str(self.table)
         if not path.is_file():
             raise InputError(f"table {path}: no such file; name the folder that it lies below with --data ROOT")
