@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from polymodal.analysis.agreement import agreement_matrix
-from polymodal.analysis.reports.figures import Series, lines, reliability_diagram
+from polymodal.analysis.reports.errors import calibration_figure
+from polymodal.analysis.reports.figures import Series, lines
 from polymodal.analysis.reports.html import Markup, Section, figure, grid, section, table
 from polymodal.analysis.reports.record import Record, read_record
 from polymodal.balancers.mlb import mlb_coefficients
 from polymodal.experiment.results import Results
-from polymodal.metrics import reliability
 
 __all__ = ["drawings"]
 
@@ -33,7 +33,9 @@ def drawings(results: Results) -> list[Section]:
     runs = _first_runs(results) if {"reliability", "agreement"} & set(wanted) else {}
     if "reliability" in wanted:
         found = [
-            one for i, (label, run) in enumerate(runs.items()) if (one := _reliability(f"r{i}", label, run)) is not None
+            one
+            for i, (label, run) in enumerate(runs.items())
+            if (one := calibration_figure(run, f"r{i}", f"{label}, first seed")) is not None
         ]
         made += (
             [section("calibration", "Calibration", "Can the probabilities be trusted", grid(*found))] if found else []
@@ -56,20 +58,6 @@ def _first_runs(results: Results) -> dict[str, Record]:
         if label not in found and (Path(path) / "metrics.json").is_file():
             found[label] = read_record(path)
     return found
-
-
-def _reliability(name: str, label: str, run: Record) -> Markup | None:
-    shown = run.shown
-    if shown is None or shown.probabilities is None or shown.target.ndim != 1:
-        return None
-    bins = reliability(shown.probabilities.max(-1).clip(0, 1), shown.fused == shown.target)
-    full = np.flatnonzero(bins.count)
-    error = float((np.abs(bins.accuracy - bins.confidence) * bins.count)[full].sum() / bins.count.sum())
-    rows = [
-        [f"{bins.edges[i]:.2f}", int(bins.count[i]), float(bins.confidence[i]), float(bins.accuracy[i])] for i in full
-    ]
-    data = table("Bins", ["from", "samples", "confidence", "accuracy"], rows)
-    return figure(label, reliability_diagram(name, bins, error), f"ECE {error:.3f}, first seed.", data)
 
 
 def _agreement(label: str, run: Record) -> Markup | None:

@@ -14,7 +14,7 @@ from polymodal.analysis.reports.html import Markup, Section, card, details, figu
 from polymodal.analysis.reports.record import Predictions, Record
 from polymodal.metrics import reliability
 
-__all__ = ["calibration", "errors"]
+__all__ = ["calibration", "calibration_figure", "errors"]
 
 CLASSES = 100
 """Classes that the confusion matrix shows at most: of more, those with the most errors."""
@@ -38,6 +38,12 @@ def errors(record: Record) -> Section | None:
 
 def calibration(record: Record) -> Section | None:
     """Reliability diagram of a classification; None for other tasks."""
+    drawn = calibration_figure(record, "reliability", "Reliability diagram", wide=True)
+    return None if drawn is None else section("calibration", "Calibration", "Can its probabilities be trusted", drawn)
+
+
+def calibration_figure(record: Record, name: str, title: str, *, wide: bool = False) -> Markup | None:
+    """The diagram alone, with its bins as a table; `name` is unique in the page. None for what is no classification."""
     shown = record.shown
     if shown is None or shown.probabilities is None or shown.target.ndim != 1 or not len(shown.ids):
         return None
@@ -46,16 +52,14 @@ def calibration(record: Record) -> Section | None:
     error = float((np.abs(bins.accuracy - bins.confidence) * bins.count)[full].sum() / bins.count.sum())
     spans = [f"{bins.edges[i]:.2f} to {bins.edges[i + 1]:.2f}" for i in full]
     values = [[int(bins.count[i]), float(bins.confidence[i]), float(bins.accuracy[i])] for i in full]
-    rows = [[name, *one] for name, one in zip(spans, values, strict=True)]
+    rows = [[span, *one] for span, one in zip(spans, values, strict=True)]
     data = table("Bins of confidence", ["confidence", "samples", "mean confidence", "accuracy"], rows)
     text = (
         "Bars: accuracy in each of 15 bins of confidence. Squares: accuracy against the bin's mean confidence; above the "
         "dashed line the model is too cautious, below it too sure of itself. At the foot: samples in each bin. The expected "
         f"calibration error (ECE), the mean distance from the line over samples, is {number(error)}."
     )
-    drawing = reliability_diagram("reliability", bins, error)
-    title = "Can its probabilities be trusted"
-    return section("calibration", "Calibration", title, figure("Reliability diagram", drawing, text, data, wide=True))
+    return figure(title, reliability_diagram(name, bins, error), text, data, wide=wide)
 
 
 def _residuals(shown: Predictions) -> Markup:
