@@ -331,7 +331,7 @@ def test_linear_head_on_these_sequences():
         ({"a": 8, "v": 8}, {"last": 1}, r"last=1.*per_modality"),
         ({"a": 8, "v": 8}, {"output": "per_modality", "width": 8}, r"\['width'\].*leave"),
         ({"a": 8, "v": 8}, {"output": "per_modality", "last": 2, "at": [2]}, r"at=\[2\].*0 to 1"),
-        ({"a": 8, "v": 8}, {"down": 0}, r"down=0"),
+        ({"a": 8, "v": 8}, {"down": -1}, r"down=-1"),
     ],
 )
 def test_options_that_do_not_fit(dims, options, text):

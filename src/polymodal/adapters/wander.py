@@ -14,9 +14,9 @@ from polymodal.adapters.sequence_fusion import (
     SequenceFusion,
     VectorFusion,
     check_lengths,
-    check_sizes,
     counted,
 )
+from polymodal.adapters.sequence_fusion_whole import WholeFusion
 from polymodal.encoders.base import State, masked_mean
 from polymodal.errors import InputError
 from polymodal.fusion import Fusion
@@ -26,7 +26,8 @@ __all__ = ["JointHead", "Wander", "prefix"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": nn.Identity()}
 RESIDUALS = {"joint": ("concat_prefix", "cls_sum", "projected", "none"), "per_modality": ("own", "none")}
-FUSIONS = ("sequence", "vector")
+WHOLE = ("sf_op", "sf_vf")
+FUSIONS = ("sequence", "vector", *WHOLE)
 LONGER = ("error", "cut")
 POOLS = ("first", "mean")
 
@@ -49,7 +50,7 @@ class Wander(Adapter):
         dims: token width D_m of each modality, in order.
         lengths: the most tokens l_m of each.
         output: "joint" or "per_modality".
-        down: width d behind Down; an eighth of the smallest D_m by default.
+        down: width d behind Down; an eighth of the smallest D_m by default; 0 leaves Down out, and d is D_m.
         tokens: d_t of the joint output, 16 by default.
         width: d_h of the joint output; the width of all modalities by default.
         rank_t: R_t.
@@ -60,18 +61,19 @@ class Wander(Adapter):
             sum of the pooled features, at every token), "projected" (as the first, each sequence through a linear layer to
             d_h) or "none"; of "per_modality", "own" or "none".
         activation: "gelu", "relu" (take that of the encoders) or "none".
-        fusion: "sequence", or "vector", which fuses mean tokens and gives all tokens the same.
+        fusion: "sequence"; "vector", which fuses mean tokens and gives all tokens the same; or the forms with whole weights
+            that the paper begins with, "sf_op" (no factors) and "sf_vf" (factors of the features alone), see `WholeFusion`.
         pool: the pooled features of "joint", its "first" token or the "mean" of all.
         zero: the modality of "joint" that starts at zero, best one that no sample lacks; the last by default.
-        scale: of SF; (R_t R_h)^(-1/2) by default, 1 is the formula of the paper.
+        scale: of SF; (R_t R_h)^(-1/2) by default (of whole weights see `WholeFusion`), 1 is the formula of the paper.
         last: layers run side by side.
         at: after which of these layers, 0 to last - 1; all by default.
         form: see `sequence_fusion`.
         longer: what a sequence of more tokens than its maximum is, an "error"; or it is "cut": the tokens beyond take no part.
 
     Raises:
-        InputError: fewer than two modalities, widths that the residual cannot join, options that do not go together; at run
-            time other modalities, or a sequence longer than its maximum.
+        InputError: fewer than two modalities, widths that the residual cannot join, options that do not go together, whole
+            weights of too many numbers; at run time other modalities, or a sequence longer than its maximum.
 
     Source: Guo et al. 2025, eqs. 13 and 14, section 3.3. Differs from the authors' code: `rank_sum="inside"` and zeros in all
     time factors, which never learn, are what is known of it; "per_modality" is ours, since eq. 14 adds one matrix to a list
@@ -118,11 +120,21 @@ class Wander(Adapter):
         self.output, self.residual, self.pool, self.vector = output, residual, pool, fusion == "vector"
         self.cuts, self.joins = longer == "cut", output == "joint"
         down = max(1, min(dims.values()) // 8) if down is None else down
-        check_sizes(down=down)
+        if down < 0:
+            raise InputError(f"Wander: down={down}; it is a width, or 0 for none")
+        whole = fusion in WHOLE
+        if whole and (rank_sum != "outside" or shared_rank or form != "auto" or zero is not None):
+            raise InputError(
+                f"Wander: rank_sum={rank_sum!r}, shared_rank={shared_rank}, form={form!r}, zero={zero!r} are options of "
+                f"factors, and fusion={fusion!r} has a whole W_t; leave them out"
+            )
         ranks = {"rank_t": rank_t, "rank_h": rank_h, "shared_rank": shared_rank, "form": form}
 
-        def fused(tokens: int, width: int, zero: str | None) -> SequenceFusion | VectorFusion:
-            narrow = dict.fromkeys(dims, down)
+        def fused(tokens: int, width: int, zero: str | None) -> SequenceFusion | VectorFusion | WholeFusion:
+            narrow = dict.fromkeys(dims, down) if down else dict(dims)
+            if whole:
+                rank = rank_h if fusion == "sf_vf" else None
+                return WholeFusion(narrow, lengths, tokens=tokens, width=width, rank=rank, scale=scale)
             if self.vector:
                 return VectorFusion(narrow, width=width, rank=rank_h, rank_sum=rank_sum, zero=zero, scale=scale)
             options: dict[str, Any] = {**ranks, "rank_sum": rank_sum, "zero": zero, "scale": scale}
@@ -248,7 +260,7 @@ class Wander(Adapter):
         found = [p for down in self.downs for p in cast(_Down, down).layers[modality].parameters()]
         for number in range(len(self.places)):
             for fusion in self._fusions(number).values():
-                found += cast(SequenceFusion | VectorFusion, fusion).parameters_of(modality)
+                found += cast(SequenceFusion | VectorFusion | WholeFusion, fusion).parameters_of(modality)
         return found + [p for m, layer in self.project.items() if m == modality for p in layer.parameters()]
 
 
@@ -280,12 +292,17 @@ class JointHead(Fusion):
 
 
 class _Down(nn.Module):
-    """act(Down_m h_m): (B, l_m, D_m) to (B, l_m, d), of about the variance of its input before the activation."""
+    """act(Down_m h_m): (B, l_m, D_m) to (B, l_m, d), of about the variance of its input before the activation.
+
+    Of width 0 it is act(h_m).
+    """
 
     def __init__(self, dims: Mapping[str, int], width: int, activation: str) -> None:
         super().__init__()
-        layers = {m: nn.Linear(dim, width) for m, dim in dims.items()}
+        layers = {m: nn.Linear(dim, width) if width else nn.Identity() for m, dim in dims.items()}
         for m, layer in layers.items():
+            if not isinstance(layer, nn.Linear):
+                continue
             nn.init.normal_(layer.weight, std=dims[m] ** -0.5)
             nn.init.zeros_(layer.bias)
         self.layers, self.activation = nn.ModuleDict(layers), ACTIVATIONS[activation]

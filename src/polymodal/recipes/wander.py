@@ -49,7 +49,7 @@ def wander(
     without the adapter. The configured balancer acts in the joint stage.
 
     Args:
-        down: width d behind Down; an eighth of the smallest encoder's by default.
+        down: width d behind Down; an eighth of the smallest encoder's by default, 0 for no Down.
         rank_t: R_t.
         rank_h: R_h.
         output: "joint" (one sequence of all modalities) or "per_modality" (each keeps its own; after layers only this). By
@@ -60,7 +60,8 @@ def wander(
         rank_sum: "outside" the product, or "inside" as the paper prints last, which is of rank 1.
         shared_rank: one rank index for both factors.
         activation: "gelu", "relu" or "none".
-        fusion: "sequence", or "vector", of mean tokens.
+        fusion: "sequence"; "vector", of mean tokens; "sf_op" or "sf_vf", the paper's forms with whole weights, whose numbers
+            grow with the product of widths and lengths.
         pool: the pooled features of the joint output, its "first" token or the "mean".
         zero: the modality whose time factor starts at zero; the last by default.
         scale: of SF; (R_t R_h)^(-1/2) by default.
