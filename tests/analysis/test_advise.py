@@ -11,8 +11,9 @@ import pytest
 
 from polymodal import InputError
 from polymodal.analysis.advise import CANDIDATES, advise
-from polymodal.config import load_config
+from polymodal.config import laid, load_config
 from polymodal.data.synthetic import ArrayLoader, Arrays, d2
+from polymodal.names import resolve
 from polymodal.recipes.base import Setup
 from polymodal.tasks import Classification
 from tests.cli import tables
@@ -65,6 +66,16 @@ def test_classes_that_only_a_pair_tells() -> None:
     assert found.rows["frozen_features"]["accuracy"] < 0.75
     assert found.chosen in ("frozen_mlp", "wander")
     assert found.rows[found.chosen]["accuracy"] > 0.9
+
+
+def test_what_is_advised_is_what_was_compared() -> None:
+    setup = make_setup()
+    told = advise(setup).rows
+    for name in set(CANDIDATES) - {"frozen_mlp"}:  # which advises joint training instead
+        config = load_config(laid(setup.config.model_dump(), CANDIDATES[name].settings))
+        recipe = resolve("recipes", config.recipe.name)
+        found = setup.evaluate(recipe(replace(setup, config=config), **config.recipe.arguments).model)
+        assert found.metrics["loss"] == pytest.approx(told[name]["loss"]), name
 
 
 def test_uni_modal_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,9 +79,9 @@ CANDIDATES: dict[str, Candidate] = {
         _frozen("mlp"),
     ),
     "wander": Candidate(
-        "--recipe wander",
+        "--recipe wander recipe.output=per_modality",
         "what counts lies in tokens that must meet before they are pooled",
-        {"recipe": {"name": "wander"}},
+        {"recipe": {"name": "wander", "output": "per_modality"}},
         lambda setup: wander(setup, output="per_modality"),
     ),
 }

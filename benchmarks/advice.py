@@ -1,0 +1,350 @@
+"""Does `polymodal diagnose TABLE` advise well? What it says before training, beside the test accuracy of all it could have said.
+
+    python benchmarks/advice.py ../shared/data [--minutes 60 | --full] [--check] [--out FILE] [--cache FOLDER]
+    python benchmarks/advice.py ../shared/data --sets d4 mosi_utt --seeds 1 --epochs 1   # a smoke test
+
+Ten conditions: `grid_digits` clean, clean with every second training row alone, and with noise at -5 dB; `mosi_utt`; `mfeat6`;
+`emoji_groups` (names, pre-trained encoders of the preset `small`, pictures of 64 pixels); and D1b, D2, D3 and D4 of
+`polymodal.data.synthetic` (validation 400, test 4000 samples). Settings are fixed beforehand, the same for all recipes of a
+condition; the best epoch on validation is kept. The advice sees training and validation alone, once a seed. What is advised is
+trained as its options say: `frozen_mlp` advises joint training of an MLP with uni-modal losses, so its own frozen head is one
+more row. Rivals are all of these and joint training, with and without Multi-Loss or MLB. Uni-modal phases are trained once a
+seed and shared by the advice and by every recipe that begins with one.
+
+Advice holds where its test accuracy is within one standard error of the best row's. All seeds are tested on the same samples: of
+each, the share of seeds in which it is right is taken for the advised recipe (of that seed) and for the best row (of the highest
+mean); the mean of the differences has the standard error sd / sqrt(test samples). What another seed would change is left out of
+it, which makes the bar stricter, and so does it that the best row is chosen on the test split itself.
+
+Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. With a time limit a cell is
+begun only if it should end in time. `--check` exits with 1 where the advice holds in fewer than eight of the ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import logging
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _cells import Cell, alone, work
+from _common import Results, Settings, circumstances, expanded, markdown, signed, source_digest
+from missing import ROOMS, SGD, SOUND, VIDEO
+from mmlora import EMOJI
+from numpy.typing import NDArray
+
+from polymodal.analysis.advise import CANDIDATES
+from polymodal.config import laid
+
+ASKED = 8
+"""Conditions in which the advice must hold."""
+VALID, TEST = 400, 4000
+"""Samples of the synthetic sets beside those for training."""
+HEADS = {
+    "frozen_features": {"optimizer": {"name": "adamw", "lr": 1e-3}, "train": {"epochs": 50}},
+    "wander": {"optimizer": {"name": "adamw", "lr": 1e-3}, "train": {"epochs": 20}},
+}
+"""Of what stands on frozen encoders, where the rest trains with SGD: as mmlora.py and adapters.py train it."""
+BY_SGD = {"optimizer": SGD, "stages": HEADS}
+DIGITS = {"encoders": {"video": VIDEO, "audio": SOUND}, **BY_SGD}
+BOTH = ("video=video:video", "audio=audio:audio")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of data, and what all recipes train with there.
+
+    Attributes:
+        epochs: of the uni-modal phase and of joint training.
+        settings: of a run; the library's own where nothing is said.
+        kind, options: what expand.py is asked for; None for synthetic data.
+        modalities: columns of the table; inferred where empty.
+        every: of the training rows, one in so many is kept.
+    """
+
+    epochs: int = 25
+    settings: Settings = field(default_factory=dict)
+    kind: str | None = None
+    options: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
+    every: int = 1
+
+
+SMALL = laid(
+    EMOJI, {"data": {"inputs": {"image": {"image_size": 64}}}, "stages": {"wander": {"optimizer": {"lr": 1e-3}}}}
+)
+CONDITIONS = {
+    "d4": Condition(30, {"optimizer": {"name": "adamw", "lr": 5e-3}}),
+    "mosi_utt": Condition(kind="mosi_utt"),
+    "mfeat6": Condition(kind="mfeat6"),
+    "d2": Condition(60, BY_SGD),
+    "d1b": Condition(60, BY_SGD),
+    "d3": Condition(60, laid(BY_SGD, {"optimizer": {"lr": 0.1}})),
+    "digits_half": Condition(25, DIGITS, "grid_digits", (), BOTH, every=2),
+    "digits_clean": Condition(25, DIGITS, "grid_digits", (), BOTH),
+    "digits_noisy": Condition(25, DIGITS, "grid_digits", ("--snr", "-5"), BOTH),
+    "emoji_name": Condition(5, SMALL, "emoji_groups", (), ("image=image:image", "name=name:text")),
+}
+"""The synthetic sets train as SCIENCE says: MLPs 64-64-32 (D4: the tokens as they are), batches of 50."""
+ADVISED = {name: "mlp_multi_loss" if name == "frozen_mlp" else name for name in CANDIDATES}
+"""The row of what each candidate advises."""
+
+
+def trials_of(name: str) -> dict[str, Settings]:
+    """Settings of the advice and of every recipe in a condition, by the name of the row."""
+    own = CONDITIONS[name].settings
+    # An optimiser that normalises gradients is nearly blind to MLB's; recipe auto chooses in the same way.
+    sgd = own.get("optimizer", {}).get("name") == "sgd"
+    recipes = {
+        **{ADVISED[one]: dict(candidate.settings) for one, candidate in CANDIDATES.items()},
+        "frozen_mlp": {"recipe": "frozen_features", "fusion": "mlp"},
+        "joint": {"recipe": "joint"},
+        "multi_loss": {"recipe": "joint", "balancer": "multi_loss"},
+        "mlb": {"recipe": "joint", "balancer": {"name": "mlb", "apply_to": "grad" if sgd else "update"}},
+    }
+    # A changed rule asks for new advice, and for no other run.
+    advice = {"settings": own, "rule": source_digest("analysis/advise")}
+    return {"advice": advice, **{row: {"settings": laid(own, recipe)} for row, recipe in recipes.items()}}
+
+
+# One run, in a worker -------------------------------------------------------------------------------------------------
+
+
+def table_of(name: str, data: Path, folder: Path) -> Path:
+    """The table of a condition; one with fewer training rows lies beside the whole."""
+    import pandas as pd
+
+    one = CONDITIONS[name]
+    assert one.kind is not None
+    table = expanded(data, one.kind, folder, *one.options)
+    if one.every == 1:
+        return table
+    part = table.with_name(f"every{one.every}.csv")
+    if not part.exists():
+        rows = pd.read_csv(table, dtype=str)
+        train = rows["split"] == "train"
+        rows[~train | (train.cumsum() % one.every == 1)].to_csv(part, index=False)
+    return part
+
+
+@functools.cache
+def assembled(name: str, data: str, folder: str) -> Any:
+    """A predictor that has read and decoded a table; each worker does it once."""
+    import polymodal as pm
+
+    job = {"data": name, "seed": 0, "epochs": 1, "trial": {"settings": CONDITIONS[name].settings}}
+    predictor = pm.Predictor(config=config_of(job, folder), show=False)
+    return predictor, predictor._assemble(str(table_of(name, Path(data), Path(folder))), None)
+
+
+def config_of(job: Settings, folder: str) -> Any:
+    """Configuration of one run."""
+    from polymodal.config import load_config
+
+    one = CONDITIONS[job["data"]]
+    pretrained = "preset" in one.settings
+    cache = {"feature_cache": str(Path(folder) / "features")} if pretrained else {}
+    batch = {} if one.kind else {"batch_size": 50}
+    common = {
+        "label": "label",
+        "seed": job["seed"],
+        "train": {"epochs": job["epochs"], "device": "cpu", **batch},
+        "data": {"modalities": list(one.modalities), **cache},
+    }
+    return load_config(laid(common, job["trial"]["settings"]))
+
+
+def setup_of(job: Settings, data: str, folder: str) -> tuple[Any, Any]:
+    """Set-up of one run and the loader of its test split, which is the same for every seed."""
+    if CONDITIONS[job["data"]].kind is None:
+        return synthetic_setup(job, folder)
+    predictor, parts = assembled(job["data"], data, folder)
+    predictor.config = config_of(job, folder)
+    return predictor._setup(parts, None), predictor._loader(parts.samples["test"], 256)
+
+
+def synthetic_setup(job: Settings, folder: str) -> tuple[Any, Any]:
+    """The same of a synthetic set."""
+    from adapters import Raw
+
+    from polymodal import names
+    from polymodal.data import synthetic
+    from polymodal.encoders import MLP
+    from polymodal.recipes.base import Setup
+    from polymodal.tasks import Classification
+
+    def d1(settings: synthetic.D1Settings) -> Callable[[int, int], synthetic.Arrays]:
+        return lambda n, seed: synthetic.d1(**{**settings, "n": n}, seed=seed)
+
+    make, count, classes = {
+        "d1b": (d1(synthetic.D1B), synthetic.D1B["n"], 8),
+        "d2": (synthetic.d2, 1000, 4),
+        "d3": (d1(synthetic.D3), synthetic.D3["n"], 8),
+        "d4": (synthetic.d4, 1500, 6),
+    }[job["data"]]
+    train, valid, test = make(count, 2 * job["seed"] + 1), make(VALID, 2 * job["seed"] + 2), make(TEST, 0)
+    config = config_of(job, folder)
+    balancer = names.resolve("balancers", config.balancer.name)
+    batch = config.train.batch_size
+    setup = Setup(
+        modalities=("x1", "x2"),
+        task=Classification(classes),
+        config=config,
+        train=synthetic.ArrayLoader(train, batch, shuffle=True, seed=job["seed"]),
+        valid=synthetic.ArrayLoader(valid, 1000),
+        make_encoder=lambda m: Raw() if job["data"] == "d4" else MLP(train.inputs[m].shape[1], dim=32, hidden=[64, 64]),
+        make_balancer=lambda: balancer(**config.balancer.arguments),
+        show=False,
+    )
+    return setup, synthetic.ArrayLoader(test, 1000)
+
+
+def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
+    """The advice of one seed; or of one recipe, on which test samples it is right."""
+    import torch
+
+    from polymodal import names
+    from polymodal.analysis.advise import advise
+    from polymodal.errors import Diverged
+    from polymodal.evaluate import evaluate
+    from polymodal.recipes.base import Only
+
+    torch.set_num_threads(1)
+    logging.getLogger("polymodal").setLevel(logging.ERROR)
+    advice = job["method"] == "advice"
+    setup, test = setup_of(job, data, folder)
+    began = time.perf_counter()
+    if setup.config.recipe.name != "joint" or advice:
+        own = json.dumps([CONDITIONS[job["data"]].settings, source_digest(*ROOMS)], sort_keys=True)
+        place = f"{job['data']}-{job['epochs']}-{job['seed']}-{hashlib.sha256(own.encode()).hexdigest()[:12]}"
+        alone(setup, Path(folder) / "phases" / place)
+    if advice:
+        found = advise(setup).to_dict()
+        return {"test": {"accuracy": math.nan}, "advice": found, "seconds": round(time.perf_counter() - began, 2)}
+    recipe = names.resolve("recipes", setup.config.recipe.name)
+    try:
+        model = recipe(setup, **setup.config.recipe.arguments).model
+        told = evaluate(model, Only(test, model.modalities), setup.task)
+        right = told.probabilities.argmax(1) == told.target
+    except Diverged:
+        right = np.zeros(sum(len(batch.target) for batch in test), dtype=bool)
+    return {
+        "test": {"accuracy": float(right.mean())},
+        "right": np.packbits(right).tobytes().hex(),
+        "samples": len(right),
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+# The tables -----------------------------------------------------------------------------------------------------------
+
+
+def right(row: dict[str, Any]) -> NDArray[np.float64]:
+    """(N,) 1 where the run was right."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8), count=row["samples"]).astype(float)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the advice was worth in one condition."""
+
+    advised: list[str]
+    accuracy: dict[str, float]
+    best: str
+    own: float
+    difference: tuple[float, float]
+
+    @property
+    def holds(self) -> bool:
+        return self.difference[0] >= -self.difference[1] - 1e-12
+
+
+def verdict(name: str, cells: list[Cell]) -> Verdict | None:
+    """Of one condition; None where a run is missing."""
+    found = {cell.method: cell.result() for cell in cells if cell.data == name}
+    if not all(found.values()):
+        return None
+    advised = [ADVISED[row["advice"]["chosen"]] for row in found.pop("advice")]
+    scores = {method: np.stack([right(row) for row in rows]) for method, rows in found.items()}
+    accuracy = {method: float(one.mean()) for method, one in scores.items()}
+    best = max(accuracy, key=lambda method: accuracy[method])
+    own = np.stack([scores[method][seed] for seed, method in enumerate(advised)])
+    gaps = (own - scores[best]).mean(0)
+    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    return Verdict(advised, accuracy, best, float(own.mean()), (float(gaps.mean()), error))
+
+
+def tables(verdicts: dict[str, Verdict | None]) -> str:
+    """Markdown of what the advice was worth, of what it missed, and of all accuracies."""
+    lines = []
+    for name, one in verdicts.items():
+        if one is None:
+            lines.append([name, "", "", "", "", "", "not run to the end"])
+            continue
+        advised = ", ".join(f"{method} ({count})" for method, count in Counter(one.advised).most_common())
+        known = [f"{one.own:.3f}", one.best, f"{one.accuracy[one.best]:.3f}", signed(one.difference)]
+        lines.append([name, advised, *known, "yes" if one.holds else "NO"])
+    heads = ["condition", "advised (seeds)", "its test", "best by test", "its test", "difference (se)", "holds"]
+    done = {name: one for name, one in verdicts.items() if one is not None}
+    missed = [name for name, one in done.items() if not one.holds]
+    told = f"It holds in {len(done) - len(missed)} of {len(verdicts)}. Missed: {', '.join(missed) or 'none'}."
+    methods = list(dict.fromkeys(method for one in done.values() for method in one.accuracy))
+    every = [[name, *(f"{one.accuracy[method]:.3f}" for method in methods)] for name, one in done.items()]
+    second = markdown(["condition", *methods], every) if done else "Nothing was run to the end."
+    return "\n\n".join(
+        ["### Advice", markdown(heads, lines), told, "### Test accuracy of every recipe, mean over seeds", second]
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--full", action="store_true", help="no time limit")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
+    parser.add_argument("--cache", type=Path, default=Path("build/advice"), help="expanded sets and finished runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="of the uni-modal phase and of joint training, instead of 5 to 60")
+    parser.add_argument("--sets", nargs="*", choices=list(CONDITIONS), default=list(CONDITIONS))
+    args = parser.parse_args()
+    results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
+    cells = [
+        Cell(name, method, [trial], args.seeds, args.epochs or CONDITIONS[name].epochs, results)
+        for name in args.sets
+        for method, trial in trials_of(name).items()
+    ]
+    for name in args.sets:
+        if CONDITIONS[name].kind:
+            table_of(name, args.data, args.cache)
+    work(run, cells, results, args.data, None if args.full else args.minutes * 60)
+    verdicts = {name: verdict(name, cells) for name in args.sets}
+    held = sum(one is not None and one.holds for one in verdicts.values())
+    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
+    texts = [tables(verdicts)]
+    if missing:
+        texts.append(f"Not run to the end: {', '.join(missing)}.")
+    texts.append(
+        f"{args.seeds} seeds; in brackets the standard error over test samples of the mean over seeds. Asked: {ASKED} of "
+        f"{len(CONDITIONS)}."
+    )
+    text = "\n\n".join([*texts, circumstances()]) + "\n"
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text, encoding="utf-8")
+    return int(any(cell.failed for cell in cells) or (args.check and held < ASKED))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
