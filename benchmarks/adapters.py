@@ -22,20 +22,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import fcntl
 import functools
 import hashlib
 import logging
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _cells import Cell, work
+from _cells import Cell, alone, work
 from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, source_digest
 from mmlora import peak_memory
 from torch import Tensor, nn
@@ -50,7 +49,6 @@ from polymodal.recipes import adapter, frozen_features, wander
 from polymodal.recipes.adapter import train_adapter
 from polymodal.recipes.base import Setup
 from polymodal.recipes.unimodal import train_each
-from polymodal.run import RunFolder
 from polymodal.tasks import Classification
 from polymodal.types import Features, Padded
 
@@ -391,13 +389,7 @@ def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
     setup, test = setup_of(job, data, folder)
     if fine_tune:
         key = f"{job['data']}-{job['epochs']}-{limit}-{job['seed']}-{source_digest(*ROOMS)}"
-        place = Path(folder) / "phases" / key
-        place.mkdir(parents=True, exist_ok=True)
-        shared = replace(setup, run=RunFolder(place, resume=True), seconds={}, finished={})
-        with open(place / "lock", "w") as lock:  # two rows of one seed may begin at once
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            train_each(shared)
-        setup.finished.update(shared.finished)
+        alone(setup, Path(folder) / "phases" / key)
     began = time.perf_counter()
     if recipe == "speed":
         return {"test": {"accuracy": float("nan")}, **speed(setup), "seconds": round(time.perf_counter() - began, 2)}
@@ -565,7 +557,6 @@ def main() -> int:
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--methods", nargs="*")
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
     cells = cells_of(args, results)
     for name in {cell.data for cell in cells if cell.data != "d4"}:

@@ -21,7 +21,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -350,7 +349,6 @@ def main() -> int:
     unknown = sorted(set(args.methods or ()) - set(trials))
     if unknown:
         parser.error(f"methods {unknown}; there are {', '.join(trials)}")
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
     synthetic = [data for data in SYNTHETIC if data in args.sets]
     real = [data for data in SETS if data in args.sets]

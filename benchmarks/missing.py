@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import logging
-import os
 import sys
 import time
 from pathlib import Path
@@ -145,7 +144,6 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, help="instead of those of each set")
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
     cells = [
         Cell(data, method, trials, args.seeds, args.epochs or SETS[data][3], results)

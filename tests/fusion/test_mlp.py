@@ -1,7 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from polymodal.errors import InputError
 from polymodal.fusion import MLP, Fusion
 from tests.fusion.fusion_properties import (
     EVERY_COUNT,
@@ -20,13 +24,18 @@ def make(dims: dict[str, int], outputs: int) -> Fusion:
     return MLP(dims, outputs, hidden=8, dropout=0.0)
 
 
+def make_cosine(dims: dict[str, int], outputs: int) -> Fusion:
+    return MLP(dims, outputs, hidden=8, dropout=0.0, cosine=10.0)
+
+
 PROPERTIES = [*POOLED, training_and_evaluation_agree, an_absent_modality_leaves_its_own_parameters_alone]
 
 
 @pytest.mark.parametrize("count", EVERY_COUNT)
 @pytest.mark.parametrize("holds", PROPERTIES)
-def test_property(holds: Property, count: int) -> None:
-    holds(make, count)
+@pytest.mark.parametrize("maker", [make, make_cosine])
+def test_property(holds: Property, count: int, maker: Callable[[dict[str, int], int], Fusion]) -> None:
+    holds(maker, count)
 
 
 def test_export() -> None:
@@ -57,3 +66,17 @@ def test_blocks_are_the_first_layer_alone() -> None:
     assert fusion.common[1].p == fusion.common[4].p == 0.1
     with pytest.raises(ValueError, match="does not split"):
         fusion.parts({})
+
+
+def test_cosines_in_the_first_layer() -> None:
+    fusion, features = built(make_cosine, 2)
+    assert isinstance(fusion, MLP)
+    u = fusion.bias.expand(5, 8)
+    for m, block in fusion.blocks.items():
+        pairs = features[m].pooled[:, None], block.weight[None]  # type: ignore[index]
+        u = u + 10 * F.cosine_similarity(*pairs, dim=2, eps=1e-12)
+    same(fusion(features, {}), fusion.common(u))
+    longer = {m: one._replace(pooled=one.pooled * (9 if m == "m1" else 0.1)) for m, one in features.items()}
+    same(fusion(longer, {}), fusion(features, {}))
+    with pytest.raises(InputError, match="cosine=0"):
+        MLP({"a": 4, "b": 3}, 2, cosine=0.0)

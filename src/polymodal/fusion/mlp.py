@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from polymodal.errors import InputError
 from polymodal.fusion.base import Fusion, shown
+from polymodal.fusion.cosine import scaled_cosines
 from polymodal.types import Features
 
 __all__ = ["MLP"]
@@ -24,9 +27,14 @@ class MLP(Fusion):
         outputs: C.
         hidden: H, width of both hidden layers.
         dropout: after each hidden layer.
+        cosine: a scale s for MMCosine in the first layer, u_k = s sum_m cos(h_m, w_m,k) + b_k with w_m,k the rows of W_m:
+            behind it there is no share of a modality whose length could be taken away. The plain layer by default.
+
+    Raises:
+        InputError: a `cosine` that is not positive.
 
     Source: Kontras et al. 2024, section 4.3 (Mid-MLP). Differs from the authors' code: nothing known; the paper says
-    two layers and means the two behind the first.
+    two layers and means the two behind the first. `cosine` is ours, after Xu et al. 2023, who define it for linear heads.
 
     Example:
         >>> fusion = MLP({"audio": 4, "video": 3}, outputs=2)
@@ -34,8 +42,18 @@ class MLP(Fusion):
         [(64, 4), (64, 3)]
     """
 
-    def __init__(self, dims: Mapping[str, int], outputs: int, hidden: int = 64, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dims: Mapping[str, int],
+        outputs: int,
+        hidden: int = 64,
+        dropout: float = 0.1,
+        cosine: float | None = None,
+    ) -> None:
         super().__init__(dims, outputs)
+        if cosine is not None and not cosine > 0:
+            raise InputError(f"MLP: cosine={cosine}; it is the positive scale of MMCosine, or None for the plain layer")
+        self.cosine = cosine
         self.blocks = nn.ModuleDict({m: nn.Linear(dim, hidden, bias=False) for m, dim in dims.items()})
         self.bias = nn.Parameter(torch.empty(hidden))
         # As torch initialises one layer on the whole concatenation.
@@ -52,9 +70,14 @@ class MLP(Fusion):
         )
 
     def forward(self, features: dict[str, Features], unimodal: dict[str, Tensor]) -> Tensor:
-        shares = [block(shown(features[m].pooled, features[m])) for m, block in self.blocks.items()]
+        shares = [self._share(block, shown(features[m].pooled, features[m])) for m, block in self.blocks.items()]
         logits: Tensor = self.common(torch.stack(shares).sum(0) + self.bias)
         return logits
+
+    def _share(self, block: nn.Module, pooled: Tensor) -> Tensor:
+        """What a modality adds to u: (B, D_m) to (B, H)."""
+        linear = cast(nn.Linear, block)
+        return linear(pooled) if self.cosine is None else scaled_cosines(pooled, linear.weight, self.cosine)  # type: ignore[no-any-return]
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         return list(self.blocks[modality].parameters())
