@@ -77,7 +77,7 @@ class MLP(Fusion):
     def _share(self, block: nn.Module, pooled: Tensor) -> Tensor:
         """What a modality adds to u: (B, D_m) to (B, H)."""
         linear = cast(nn.Linear, block)
-        return linear(pooled) if self.cosine is None else scaled_cosines(pooled, linear.weight, self.cosine)  # type: ignore[no-any-return]
+        return linear(pooled) if self.cosine is None else scaled_cosines(pooled, linear.weight, self.cosine)
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         return list(self.blocks[modality].parameters())
