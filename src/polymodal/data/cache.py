@@ -179,20 +179,32 @@ class Column:
                 self._assemble()
         return self._ready is not None or self._packed is not None or self._complete()
 
-    def batch(self, places: NDArray[np.int64]) -> Value:
-        """Samples at `places` for the encoder: the same numbers from whichever form they are kept in."""
+    def batch(self, places: NDArray[np.int64], packed: Value | None = None) -> Value:
+        """Samples at `places` for the encoder: the same numbers from whichever form they are kept in.
+
+        Args:
+            places: numbers of samples.
+            packed: what `packed(places)` gave, in this process or another; default to ask it here.
+        """
         self.freeze()
-        if self.drawn:
-            return self.input.collate([self._draw(int(i)) for i in places])
         index = torch.from_numpy(places)
         if self._ready is not None:
             value = _map(self._ready, lambda one: one.index_select(0, index))
-        elif self._packed is not None:
+            return trim(value) if self.input.variable_length and isinstance(value, Padded) else value
+        if self._packed is not None:
             packed = _map(self._packed, lambda one: one.index_select(0, index))
-            value = blank(self.input.finish(packed), self.present[index])
-        else:
-            return self.input.collate([self.decode(int(i)) for i in places])
-        return trim(value) if self.input.variable_length and isinstance(value, Padded) else value
+        elif packed is None:
+            packed = self._pack(places)
+        return self.input.complete(packed, self.present[index])
+
+    def packed(self, places: NDArray[np.int64]) -> Value | None:
+        """Samples at `places`, decoded and in their compact form; None where all are tensors in memory already."""
+        self.freeze()
+        return self._pack(places) if self._ready is None and self._packed is None else None
+
+    def _pack(self, places: NDArray[np.int64]) -> Value:
+        decoded = [self._draw(int(i)) if self.drawn else self.decode(int(i)) for i in places]
+        return self.input.pack([self.input.empty() if one is None else one for one in decoded])
 
     def _complete(self) -> bool:
         return all(self._decoded[i] is not None for i in torch.nonzero(self.present).flatten().tolist())

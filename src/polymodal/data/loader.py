@@ -16,7 +16,7 @@ from polymodal.data.cache import Column
 from polymodal.data.features import FeatureColumn
 from polymodal.data.inputs.padding import Value
 from polymodal.data.missing import ModalityDropout
-from polymodal.data.samples import Samples
+from polymodal.data.samples import Decoding, Samples
 from polymodal.data.workers import workers_for
 from polymodal.errors import InputError
 from polymodal.types import Batch, Features
@@ -126,15 +126,15 @@ class Loader:
         if not workers.processes:
             return map(self.samples.batch, batches)
         # An own generator: the default one is drawn from for the workers' seeds, and results would depend on `workers`.
-        loader: torch.utils.data.DataLoader[Batch] = torch.utils.data.DataLoader(
-            self.samples,  # type: ignore[arg-type]
+        loader: torch.utils.data.DataLoader[dict[str, Value]] = torch.utils.data.DataLoader(
+            Decoding(self.samples),
             sampler=batches,
             batch_size=None,
             num_workers=min(workers.processes, len(batches)),
             prefetch_factor=workers.ahead,
             generator=torch.Generator(),
         )
-        return iter(loader)
+        return map(self.samples.batch, batches, loader)
 
     def _bytes(self) -> int:
         """Of one batch of what is not in memory, at four bytes a number."""

@@ -13,13 +13,14 @@ from torch import Tensor
 from polymodal.data.cache import Cache, Column
 from polymodal.data.decoding import Broken, Progress, decode_all
 from polymodal.data.inputs import Input
+from polymodal.data.inputs.padding import Value
 from polymodal.data.labels import encode_labels
 from polymodal.data.schema import Schema
 from polymodal.data.table import Table
 from polymodal.errors import InputError
 from polymodal.types import Batch
 
-__all__ = ["Samples", "prepare"]
+__all__ = ["Decoding", "Samples", "prepare"]
 
 
 class Samples:
@@ -74,16 +75,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, places: Sequence[int] | NDArray[np.int64]) -> Batch:
-        return self.batch(places)
+    def batch(self, places: Sequence[int] | NDArray[np.int64], packed: Mapping[str, Value] | None = None) -> Batch:
+        """The samples at `places` (0 .. N - 1). `present` has the modalities that some row of the table lacks.
 
-    def batch(self, places: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The samples at `places` (0 .. N - 1). `present` has the modalities that some row of the table lacks."""
-        places = np.asarray(places, dtype=np.int64)
+        `packed` is what `Decoding` made of them in another process; what it lacks is decoded here.
+        """
+        places, packed = np.asarray(places, dtype=np.int64), packed or {}
         index = torch.from_numpy(places)
         present = {name: column.present[index] for name, column in self.columns.items() if name in self.lacking}
         return Batch(
-            {name: column.batch(places) for name, column in self.columns.items()},
+            {m: one.batch(places, packed[m]) if m in packed else one.batch(places) for m, one in self.columns.items()},
             self.target[index],
             present or None,
             [self.ids[i] for i in places],
@@ -124,6 +125,20 @@ class Samples:
         self.target = self.target[torch.from_numpy(kept)]
         for column in self.columns.values():
             column.keep(kept)
+
+
+class Decoding(torch.utils.data.Dataset[dict[str, Value]]):
+    """What a worker process does for a batch: decode what is not in memory, and hand it over in compact form.
+
+    Pixels then cross as bytes instead of float32, and what is in memory already does not cross at all.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.columns = {name: one for name, one in samples.columns.items() if isinstance(one, Column)}
+
+    def __getitem__(self, places: NDArray[np.int64]) -> dict[str, Value]:
+        found = {name: column.packed(places) for name, column in self.columns.items()}
+        return {name: one for name, one in found.items() if one is not None}
 
 
 def prepare(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from polymodal.data.inputs.padding import Value, blank, trim
 from polymodal.data.schema import Modality
@@ -90,7 +91,10 @@ class Input(ABC):
     def collate(self, decoded: Sequence[Decoded | None]) -> Value:
         """A batch for the encoder; zeros stand where a sample lacks the modality."""
         present = torch.tensor([one is not None for one in decoded], dtype=torch.bool)
-        packed = self.pack([self.empty() if one is None else one for one in decoded])
+        return self.complete(self.pack([self.empty() if one is None else one for one in decoded]), present)
+
+    def complete(self, packed: Value, present: Tensor) -> Value:
+        """A batch for the encoder from what `pack` made of it, with zeros where `present` (B,) is false."""
         value = blank(self.finish(packed), present)
         return trim(value) if self.variable_length and isinstance(value, Padded) else value
 
