@@ -33,6 +33,18 @@ USE = {
 }
 SETTINGS = {name: '{"name": "NAME", "param_filter": "weights"}'.replace("NAME", name) for name in ("ogm", "ogm_ge")}
 """What an example on vectors, which have no convolutions, must set beside the name."""
+OWN = {
+    "mmbt": """\
+frame["video"] = [one for one in random.normal(size=(60, 4, 3)) - (label == "cat")[:, None, None]]  # 2 x 2 cells
+frame["title"] = np.where(label == "cat", "a small cat", "a large dog")
+sizes = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+predictor = pm.Predictor(
+    label="label", modalities=["image=video:vector", "title=title:text"], overrides=["data.inputs.title.buckets=64"],
+    recipe={"name": "mmbt", "sep": 3}, encoders={"image": "mlp", "title": {"name": "bert", "config": sizes}},
+    epochs=1, show=False,
+)"""
+}
+"""Predictors of methods that not every table suits."""
 INSIDE = {("recipe", "umt"): UMT}
 """Balancers that only a recipe can make."""
 FRAME = """\
@@ -111,8 +123,9 @@ def page(kind: str, name: str, method: Any, on_our_data: str) -> str:
     lines.append("## Example")
     if "Example" in told:
         lines.append(f"```pycon\n{imports(told['Example'], module)}{told['Example']}\n```")
-    use = USE[kind].format(value=SETTINGS.get(name, f'"{name}"'))
-    fit = f"predictor = {use}\npredictor.fit(frame)\nassert len(predictor.predict(frame)) == 60"
+    plain = USE[kind].format(value=SETTINGS.get(name, f'"{name}"'))
+    use = OWN.get(name, f"predictor = {plain}")
+    fit = f"{use}\npredictor.fit(frame)\nassert len(predictor.predict(frame)) == 60"
     lines.append(f"On a table, which may as well be a CSV file:\n\n```python\n{FRAME}{fit}\n```")
     return "\n\n".join(lines) + "\n"
 

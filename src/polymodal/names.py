@@ -61,8 +61,8 @@ NOT_METHODS = {
     "fusion": {"Fusion"},
     "encoders": {"Encoder", "LayeredEncoder", "State", "linear_heads"},
 }
-"""Entries of a package that are no method to name: bases, helpers, UMT, which needs the teachers of its recipe, and MMBT,
-which needs a text encoder of its own."""
+"""Entries of a package that are no method to name: bases, helpers, UMT and MMBT, which their
+recipes build."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

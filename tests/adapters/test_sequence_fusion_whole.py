@@ -1,5 +1,7 @@
 """Whole weights against the equation written out, and Wander on them."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,10 +47,11 @@ def test_padding_and_short_sequences_have_no_share(rank):
 
 @pytest.mark.parametrize("fusion", ["sf_op", "sf_vf"])
 def test_wander_of_whole_weights_starts_at_zero_and_all_of_it_learns(fusion):
-    options = {"residual": "none", "activation": "none", "down": 0, "rank_h": 2}
+    options: dict[str, Any] = {"residual": "none", "activation": "none", "down": 0, "rank_h": 2}
     wander = Wander(DIMS, LENGTHS, fusion=fusion, tokens=3, width=2, **options)
-    whole = wander.fusions[0]["joint"]
-    given = {m: Features(torch.ones(2, dim), torch.randn(2, LENGTHS[m], dim)) for m, dim in DIMS.items()}
+    whole: Any = wander._fusions(0)["joint"]
+    h = {m: torch.randn(2, LENGTHS[m], dim) for m, dim in DIMS.items()}
+    given = {m: Features(one[:, 0], one) for m, one in h.items()}
     optimizer = torch.optim.SGD(wander.parameters(), lr=1.0)
     before = [p.detach().clone() for p in wander.parameters()]
     for step in range(2):
@@ -59,9 +62,9 @@ def test_wander_of_whole_weights_starts_at_zero_and_all_of_it_learns(fusion):
         (pooled - 1).square().sum().backward()
         optimizer.step()
     assert all((p != old).any() for p, old in zip(wander.parameters(), before))
-    wanted = sf_op if fusion == "sf_op" else sf_vf
+    wanted: Any = sf_op if fusion == "sf_op" else sf_vf
     w_h = whole.w_h if fusion == "sf_op" else [whole.w_h[m] for m in DIMS]
-    fused = wanted([given[m].tokens for m in DIMS], whole.w_t, w_h) * whole.scale
+    fused = wanted(list(h.values()), whole.w_t, w_h) * whole.scale
     torch.testing.assert_close(wander.after(given)["t"].tokens, fused)
     own = {m: len(wander.parameters_of(m)) for m in DIMS}
     assert own == dict.fromkeys(DIMS, 0 if fusion == "sf_op" else 1)

@@ -13,6 +13,7 @@ from polymodal.adapters.anatomy import token_width
 from polymodal.adapters.base import Adapter
 from polymodal.adapters.freezing import freeze
 from polymodal.adapters.lora import LoRA, inject_lora
+from polymodal.adapters.mmbt import MMBT, put_mmbt
 from polymodal.encoders.base import LayeredEncoder, width
 from polymodal.errors import InputError
 
@@ -36,7 +37,8 @@ def insert(
 
     Args:
         part: `name` of the method, or a dotted path, and its settings.
-        encoders: by modality; changed in place.
+        encoders: by modality; changed in place. MMBT, which its recipe names by its dotted path, puts another encoder of the
+            text there.
         lengths: the most tokens of each modality, for methods that ask for them.
         modalities: of methods that act in one encoder, which get it; all by default.
         trust: modules outside polymodal that the name may be from; None where the user typed it just now.
@@ -92,7 +94,7 @@ def options_of(name: str, trust: Collection[str] | None = None) -> dict[str, Any
 
 def _maker(part: Mapping[str, Any], trust: Collection[str] | None) -> Any:
     method = names.resolve("adapters", part["name"], trust=trust)
-    return inject_lora if method is LoRA else method
+    return {LoRA: inject_lora, MMBT: put_mmbt}.get(method, method)
 
 
 def _chosen(name: str, encoders: Mapping[str, nn.Module], modalities: Sequence[str] | None) -> list[str]:

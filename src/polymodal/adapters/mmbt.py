@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isqrt
 from typing import Any, NamedTuple, cast
 
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polymodal.adapters.base import Adapter
-from polymodal.encoders.base import Encoder, State, split_padded
+from polymodal.encoders.base import Encoder, State, split_padded, width
 from polymodal.encoders.text import Bert
 from polymodal.errors import InputError
 from polymodal.types import Features, Padded
 
-__all__ = ["MMBT", "MMBTIds", "MMBTText", "mmbt_ids"]
+__all__ = ["MMBT", "MMBTIds", "MMBTText", "mmbt_ids", "put_mmbt"]
 
 GRIDS = {1: (1, 1), 2: (2, 1), 3: (3, 1), 4: (2, 2), 5: (5, 1), 6: (3, 2), 7: (7, 1), 8: (4, 2), 9: (3, 3)}
 """Rows and columns that the cells of an image are averaged to, by the number of image tokens."""
@@ -84,7 +85,7 @@ class MMBTText(Encoder):
             raise InputError(
                 f"MMBT: a text model of type {config.model_type!r} with {config.type_vocab_size} segments; it needs a BERT with 2"
             )
-        self.bert, self.dim = bert, bert.dim
+        self.bert, self.dim, self.rebuild = bert, bert.dim, bert.rebuild
 
     def forward(self, x: Tensor | Padded) -> Features:
         ids, mask = split_padded(x)
@@ -101,10 +102,10 @@ class MMBTText(Encoder):
 class MMBT(Adapter):
     """BERT over [CLS] image 1 ... image N [SEP] (segment 0) and the text without its [CLS] (segment 1, positions from 0).
 
-    The cells (B, h w, D_i) of the image encoder's last map are averaged to a grid of N cells, and a linear map makes words
-    (B, N, D) of them. The pooled features are tanh(W t + b) of the first token t behind the last layer; the features of both
-    modalities are the same joint ones, so that `JointHead` reads them once. A lacking image or text is masked. BERT and the
-    image encoder are those of the model and train unless they are frozen.
+    The cells (B, h w, D_i) of the image encoder's last map (of a ViT its patches, without the class token) are averaged to a
+    grid of N cells, and a linear map makes words (B, N, D) of them. The pooled features are tanh(W t + b) of the first token t
+    behind the last layer; the features of both modalities are the same joint ones, so that `JointHead` reads them once. A
+    lacking image or text is masked. BERT and the image encoder are those of the model and train unless they are frozen.
 
     Args:
         text: the model's encoder of the texts.
@@ -154,6 +155,9 @@ class MMBT(Adapter):
         self.pool = nn.Linear(text.dim, text.dim)
         self.to(next(text.parameters()))
 
+    def dims_after(self, dims: Mapping[str, int]) -> dict[str, int]:
+        return dict.fromkeys(dims, self.pool.out_features)
+
     def after(self, features: dict[str, Features]) -> dict[str, Features]:
         if set(features) != set(self.modalities):
             raise InputError(f"MMBT joins {list(self.modalities)} and was given {list(features)}")
@@ -188,10 +192,44 @@ class MMBT(Adapter):
         if image.tokens is None:
             raise InputError("MMBT: the image encoder yields no cells; use one with `tokens`, such as a ResNet")
         side = isqrt(image.tokens.shape[1])
-        if side * side != image.tokens.shape[1]:
-            raise InputError(f"MMBT: {image.tokens.shape[1]} cells are no square map; use square images and a CNN")
-        maps = image.tokens.transpose(1, 2).reshape(len(image.tokens), -1, side, side)
+        cells = image.tokens[:, -(side**2) :]
+        if image.tokens.shape[1] - side**2 > 1:
+            raise InputError(
+                f"MMBT: {image.tokens.shape[1]} cells are no square map; use square images and a CNN or ViT"
+            )
+        maps = cells.transpose(1, 2).reshape(len(cells), -1, side, side)
         return F.adaptive_avg_pool2d(maps, GRIDS[self.images]).flatten(2).transpose(1, 2)
+
+
+def put_mmbt(encoders: dict[str, nn.Module], images: int = 3, sep: int = 102) -> MMBT:
+    """An `MMBT` over the encoders of an image and a text, whose `Bert` becomes an `MMBTText` in `encoders`.
+
+    Args:
+        encoders: by modality, one of them a `Bert`; changed in place.
+        images: N.
+        sep: number of the token [SEP].
+
+    Raises:
+        InputError: encoders of another number, or not exactly one `Bert` among them.
+
+    Example:
+        >>> from polymodal.encoders import ImageCNN
+        >>> small = {"vocab_size": 200, "hidden_size": 8, "intermediate_size": 16}
+        >>> bert = Bert(config=small | {"num_hidden_layers": 2, "num_attention_heads": 2})
+        >>> encoders = {"photo": ImageCNN(3), "title": bert}
+        >>> put_mmbt(encoders).modalities, type(encoders["title"]).__name__
+        (('photo', 'title'), 'MMBTText')
+    """
+    texts = [m for m, encoder in encoders.items() if isinstance(encoder, Bert)]
+    others = [m for m in encoders if m not in texts]
+    if len(texts) != 1 or len(others) != 1:
+        kinds = {m: type(encoder).__name__ for m, encoder in encoders.items()}
+        raise InputError(
+            f"MMBT joins one image encoder and one Bert, and was given {kinds}; choose encoders.<text>=bert_base"
+        )
+    text = MMBTText(cast(Bert, encoders[texts[0]]))
+    encoders[texts[0]] = text
+    return MMBT(text, width(encoders[others[0]]), images, modalities=(others[0], texts[0]), sep=sep)
 
 
 def _shown(features: Features, length: int) -> Tensor:

@@ -66,7 +66,8 @@ def restore_model(
         InputError: the weights do not fit, or a class comes from a module that is not trusted.
     """
     own, retrieves = described.get("adapter"), isinstance(task, Retrieval)  # in retrieval it belongs into the fusion
-    adapter = None if own is None or retrieves else insert(encoders=dict(encoders), trust=trust, **own)
+    encoders = dict(encoders)
+    adapter = None if own is None or retrieves else insert(encoders=encoders, trust=trust, **own)
     dims = {m: width(encoder) for m, encoder in encoders.items()}
     settings = dict(described["fusion"])
     make = names.resolve("fusion", settings.pop("name"), bases=("Fusion",), trust=trust)

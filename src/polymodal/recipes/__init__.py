@@ -5,6 +5,7 @@ from polymodal.recipes.auto import auto
 from polymodal.recipes.frozen import frozen_features, linear_eval
 from polymodal.recipes.gblend import gblend
 from polymodal.recipes.joint import joint
+from polymodal.recipes.mmbt import mmbt
 from polymodal.recipes.mmlora import full_ume, mmlora
 from polymodal.recipes.ume import ume
 from polymodal.recipes.umt import umt
@@ -19,6 +20,7 @@ __all__ = [
     "gblend",
     "joint",
     "linear_eval",
+    "mmbt",
     "mmlora",
     "ume",
     "umt",

@@ -117,14 +117,17 @@ def train_adapter(
     balancer = setup.make_balancer()
 
     def assemble(encoders: dict[str, nn.Module], lengths: Mapping[str, int]) -> MultimodalModel:
+        before = dict(encoders)
         put = insert(settings, encoders, lengths=lengths, modalities=modalities, trust=setup.trust)
+        if any(encoders[m] is not one for m, one in before.items()):
+            raise InputError(f"{stage}: {part['name']!r} trains with an encoder of its own; use --recipe mmbt")
         for m, untrained in {} if fine_tune else unfit.items():
             known = dict(encoders[m].named_parameters())
             for name in untrained:  # what nothing has trained yet
                 if name in known:
                     known[name].requires_grad_(True)
         dims = {m: width(encoder) for m, encoder in encoders.items()}
-        fusion = setup.fusion(dims if put is None else put.dims_after(dims), _head(setup, put))
+        fusion = setup.fusion(dims if put is None else put.dims_after(dims), head_part(setup, put))
         heads = None
         if balancer.needs_heads or getattr(fusion, "needs_heads", False):
             if put is not None and put.joins:
@@ -185,7 +188,7 @@ def train_adapter(
             kept = None
     return Result(
         model,
-        _head(setup, model.adapter),
+        head_part(setup, model.adapter),
         epochs | {setup.stage_name(stage): history.best_epoch},
         models,
         adapter=kept,
@@ -214,7 +217,7 @@ def _trained_by(
     return models, result.best_epoch
 
 
-def _head(setup: Setup, put: Adapter | None) -> dict[str, Any]:
+def head_part(setup: Setup, put: Adapter | None) -> dict[str, Any]:
     """Name and settings of the fusion. One joint output is read once: `concat` would read its copies."""
     part = setup.config.fusion.model_dump()
     return dict(JOINT_HEAD) if put is not None and put.joins and part == {"name": "concat"} else part
