@@ -7,9 +7,9 @@ Ten conditions: `grid_digits` clean, clean with every second training row alone,
 `emoji_groups` (names, pre-trained encoders of the preset `small`, pictures of 64 pixels); and D1b, D2, D3 and D4 of
 `polymodal.data.synthetic` (validation 400, test 4000 samples). Settings are fixed beforehand, the same for all recipes of a
 condition; the best epoch on validation is kept. The advice sees training and validation alone, once a seed. What is advised is
-trained as its options say: `frozen_mlp` advises joint training of an MLP with uni-modal losses, so its own frozen head is one
-more row. Rivals are all of these and joint training, with and without Multi-Loss or MLB. Uni-modal phases are trained once a
-seed and shared by the advice and by every recipe that begins with one.
+trained as its options say. Rivals are all that could be advised, and joint training with late fusion alone, with Multi-Loss and
+with MLB, and of an MLP with Multi-Loss. Uni-modal phases are trained once a seed and shared by the advice and by every recipe
+that begins with one.
 
 Advice holds where its test accuracy is within one standard error of the best row's. All seeds are tested on the same samples: of
 each, the share of seeds in which it is right is taken for the advised recipe (of that seed) and for the best row (of the highest
@@ -102,8 +102,6 @@ CONDITIONS = {
 }
 """The synthetic sets train as SCIENCE says: MLPs 64-64-32 (D4: the tokens as they are), batches of 50. Digits have the epochs of
 balancing.py; emoji 3 instead of 5, which is half of what all ten take."""
-ADVISED = {name: "mlp_multi_loss" if name == "frozen_mlp" else name for name in CANDIDATES}
-"""The row of what each candidate advises."""
 
 
 def trials_of(name: str) -> dict[str, Settings]:
@@ -112,10 +110,10 @@ def trials_of(name: str) -> dict[str, Settings]:
     # An optimiser that normalises gradients is nearly blind to MLB's; recipe auto chooses in the same way.
     sgd = own.get("optimizer", {}).get("name") == "sgd"
     recipes = {
-        **{ADVISED[one]: dict(candidate.settings) for one, candidate in CANDIDATES.items()},
-        "frozen_mlp": {"recipe": "frozen_features", "fusion": "mlp"},
+        **{one: dict(candidate.settings) for one, candidate in CANDIDATES.items()},
         "joint": {"recipe": "joint"},
         "multi_loss": {"recipe": "joint", "balancer": "multi_loss"},
+        "mlp_multi_loss": {"recipe": "joint", "fusion": "mlp", "balancer": "multi_loss"},
         "mlb": {"recipe": "joint", "balancer": {"name": "mlb", "apply_to": "grad" if sgd else "update"}},
     }
     # A changed rule asks for new advice, and for no other run.
@@ -280,7 +278,7 @@ def verdict(name: str, cells: list[Cell]) -> Verdict | None:
     found = {cell.method: cell.result() for cell in cells if cell.data == name}
     if not all(found.values()):
         return None
-    advised = [ADVISED[row["advice"]["chosen"]] for row in found.pop("advice")]
+    advised = [row["advice"]["chosen"] for row in found.pop("advice")]
     scores = {method: np.stack([right(row) for row in rows]) for method, rows in found.items()}
     accuracy = {method: float(one.mean()) for method, one in scores.items()}
     best = max(accuracy, key=lambda method: accuracy[method])

@@ -4,10 +4,11 @@
     python benchmarks/mmlora.py ../shared/data --sets digits_noisy --methods ume mmlora_r1 --seeds 1 --epochs 2   # a smoke test
 
 Digits (clean and noisy) have small encoders from scratch; emoji (`name` and `keywords`) MiniLM and EfficientNet-Lite0 of the
-extra `pretrained-small`; there ranks above 1 adapt the text alone, beside which the pictures' predictions come from the cache, and
-rank 64 has no row on digits, whose layers are smaller. Settings are fixed beforehand, the same for all that trains alike; the best epoch on validation is
-kept, test is read once. Uni-modal phases are trained once a seed and length and shared by all methods that begin with one;
-"short" is a fifth of the length. `kept` counts the seeds in which validation preferred the adapted model to its ensemble.
+extra `pretrained-small`; there ranks above 1 adapt the text alone, beside which the pictures' predictions come from the cache.
+Rank 64 has no row on digits, whose layers are smaller. Settings are fixed beforehand, the same for all that trains alike; the
+best epoch on validation is kept, test is read once. Uni-modal phases are trained once a seed and length and shared by all
+methods that begin with one; "short" is a fifth of the length. `kept` counts the seeds in which validation preferred the adapted
+model to its ensemble.
 Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. Rows that something is
 claimed of come first, the others in their order for all sets; with a time limit a cell is begun only if it should end in time.
 `--check` exits with 1 where a row of the table of claims does not hold.

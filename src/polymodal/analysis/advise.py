@@ -73,9 +73,9 @@ CANDIDATES: dict[str, Candidate] = {
         _frozen("concat"),
     ),
     "frozen_mlp": Candidate(
-        "--recipe joint --fusion mlp --balancer multi_loss",
+        "--recipe frozen_features --fusion mlp",
         "what one modality says depends on another: only heads that see pairs of features are this good",
-        {"recipe": {"name": "joint"}, "fusion": {"name": "mlp"}, "balancer": {"name": "multi_loss"}},
+        {"recipe": {"name": "frozen_features"}, "fusion": {"name": "mlp"}},
         _frozen("mlp"),
     ),
     "wander": Candidate(

@@ -285,7 +285,7 @@ class Setup:
             task=self.task,
             epochs=settings.epochs,
             balancer=balancer,
-            optimizer=make_optimizer(groups, optimizer),
+            optimizer=make_optimizer(groups, optimizer, fused=not settings.shard),
             schedule=_schedule(settings),
             clip=settings.clip,
             precision=settings.precision,
