@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from itertools import product
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Results, Settings, paired
+from _common import Results, Settings, circumstances, paired
 
 WORKER = {
     "OMP_NUM_THREADS": "1",
@@ -119,6 +120,43 @@ class Clock:
                 return cell, cell.wanted()[0]
             cell.left_out = True
         return None
+
+
+def command(
+    text: str | None, name: str, sets: Sequence[str], *, minutes: float, seeds: int, epochs: str
+) -> argparse.ArgumentParser:
+    """What every benchmark of cells is asked by: folder of the data, limits, seeds, sets and where results go.
+
+    Args:
+        text: the module's docstring.
+        name: of the folder under build/.
+        sets: that there are.
+        minutes, seeds: by default.
+        epochs: what `--epochs` stands in place of.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the development data, with expand.py")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a claim does not hold")
+    parser.add_argument("--full", action="store_true", help="no time limit")
+    parser.add_argument("--minutes", type=float, default=minutes)
+    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
+    parser.add_argument("--cache", type=Path, default=Path("build") / name, help="expanded sets and finished runs")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--epochs", type=int, help=epochs)
+    parser.add_argument("--sets", nargs="*", choices=list(sets), default=list(sets))
+    return parser
+
+
+def write(texts: list[str], cells: list[Cell], note: str, out: Path | None) -> None:
+    """Print the tables of a benchmark with what was not run, a note and the circumstances, and keep them in a file."""
+    left = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
+    failed = "failed, or " if any(cell.failed for cell in cells) else ""
+    told = [f"Not run to the end ({failed}out of time): {', '.join(left)}."] if left else []
+    text = "\n\n".join([*texts, *told, note, circumstances()]) + "\n"
+    print(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
 
 
 def work(run: Run, cells: list[Cell], results: Results, data: Path, budget: float | None) -> None:

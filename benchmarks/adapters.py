@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from _cells import Cell, alone, work
-from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, source_digest
+from _cells import Cell, alone, command, work, write
+from _common import Results, Settings, expanded, markdown, mean_sd, source_digest
 from mmlora import peak_memory
 from torch import Tensor, nn
 
@@ -544,17 +544,10 @@ def cells_of(args: argparse.Namespace, results: Results) -> list[Cell]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--full", action="store_true", help="no time limit")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
-    parser.add_argument("--cache", type=Path, default=Path("build/adapters"), help="expanded sets and finished runs")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="of every stage, at most; for a smoke test")
+    parser = command(
+        __doc__, "adapters", list(SETS), minutes=90, seeds=5, epochs="of every stage, at most; for a smoke test"
+    )
     parser.add_argument("--limit", type=int, help="samples a part; for a smoke test")
-    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--methods", nargs="*")
     args = parser.parse_args()
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
@@ -564,16 +557,8 @@ def main() -> int:
         parts_of(name, str(args.data), str(args.cache))
     work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     told, good = claims(cells)
-    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
-    texts = [*(table(data, cells) for data in args.sets), told]
-    if missing:
-        texts.append(f"Not run to the end: {', '.join(missing)}.")
-    texts.append(f"{args.seeds} seeds, mean ± standard deviation; seconds and MiB are medians over seeds.")
-    text = "\n\n".join([*texts, circumstances()]) + "\n"
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    note = f"{args.seeds} seeds, mean ± standard deviation; seconds and MiB are medians over seeds."
+    write([*(table(data, cells) for data in args.sets), told], cells, note, args.out)
     return int(any(cell.failed for cell in cells) or (args.check and not good))
 
 

@@ -22,7 +22,6 @@ begun only if it should end in time. `--check` exits with 1 where the advice hol
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
@@ -37,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cells import Cell, alone, work
-from _common import Results, Settings, circumstances, expanded, markdown, signed, source_digest
+from _cells import Cell, alone, command, work, write
+from _common import Results, Settings, expanded, markdown, signed, source_digest
 from missing import ROOMS, SGD, SOUND, VIDEO
 from mmlora import EMOJI
 from numpy.typing import NDArray
@@ -311,16 +310,8 @@ def tables(verdicts: dict[str, Verdict | None]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--full", action="store_true", help="no time limit")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
-    parser.add_argument("--cache", type=Path, default=Path("build/advice"), help="expanded sets and finished runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="of the uni-modal phase and of joint training, instead of 3 to 60")
-    parser.add_argument("--sets", nargs="*", choices=list(CONDITIONS), default=list(CONDITIONS))
+    epochs = "of the uni-modal phase and of joint training, instead of 3 to 60"
+    parser = command(__doc__, "advice", list(CONDITIONS), minutes=60, seeds=3, epochs=epochs)
     args = parser.parse_args()
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
     cells = [
@@ -334,19 +325,11 @@ def main() -> int:
     work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     verdicts = {name: verdict(name, cells) for name in args.sets}
     held = sum(one is not None and one.holds for one in verdicts.values())
-    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
-    texts = [tables(verdicts)]
-    if missing:
-        texts.append(f"Not run to the end: {', '.join(missing)}.")
-    texts.append(
+    note = (
         f"{args.seeds} seeds; in brackets the standard error over test samples of the mean over seeds. Asked: {ASKED} of "
         f"{len(CONDITIONS)}."
     )
-    text = "\n\n".join([*texts, circumstances()]) + "\n"
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    write([tables(verdicts)], cells, note, args.out)
     return int(any(cell.failed for cell in cells) or (args.check and held < ASKED))
 
 

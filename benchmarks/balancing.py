@@ -2,7 +2,7 @@
 
     python benchmarks/balancing.py ../shared/data [--minutes 90 | --full] [--check] [--out FILE] [--cache FOLDER]
     python benchmarks/balancing.py ../shared/data --sets mosi --methods joint mlb ume --seeds 1 --epochs 2   # a smoke test
-    python benchmarks/balancing.py --draw > benchmarks/balancing_trials.json
+    python benchmarks/balancing.py ../shared/data --draw > benchmarks/balancing_trials.json
 
 Each method has the trials of `balancing_trials.json`, drawn once from a seed and the published ranges, before anything was
 run: equally many, at the same learning rates. A trial is chosen by validation accuracy (then loss) at the last epoch over
@@ -16,7 +16,6 @@ end in time, set by set; what is left out is said. With `--check` the exit code 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cells import SELECT, Cell, gap, work
-from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, signed, source_digest
+from _cells import SELECT, Cell, command, gap, work, write
+from _common import Results, Settings, expanded, markdown, mean_sd, signed, source_digest
 
 ROOMS = (
     "balancers", "encoders", "fusion", "data", "adapters", "recipes", "analysis/linear_probe", "model", "fit", "loop", "evaluate",
@@ -327,24 +326,14 @@ def claims(cells: list[Cell]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--full", action="store_true", help="no time limit")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
-    parser.add_argument("--cache", type=Path, default=Path("build/balancing"), help="expanded sets and finished runs")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="instead of 5 to 25 (real sets) and 60 (synthetic)")
-    parser.add_argument("--sets", nargs="*", choices=[*SYNTHETIC, *SETS], default=[*SYNTHETIC, *SETS])
+    epochs = "instead of 3 to 25 (real sets) and 60 (synthetic)"
+    parser = command(__doc__, "balancing", [*SYNTHETIC, *SETS], minutes=90, seeds=5, epochs=epochs)
     parser.add_argument("--methods", nargs="*", help="of the real sets; all by default")
     parser.add_argument("--draw", action="store_true", help="print the list of trials and stop")
     args = parser.parse_args()
     if args.draw:
         print(json.dumps(draw(), indent=1))
         return 0
-    if args.data is None:
-        parser.error("give the folder of the data")
     trials = json.loads(TRIALS.read_text())
     unknown = sorted(set(args.methods or ()) - set(trials))
     if unknown:
@@ -366,21 +355,13 @@ def main() -> int:
     work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     told, good = claims(cells)
     texts = [table(data, cells) for data in (*real, *synthetic)] + ([told] if synthetic else [])
-    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
-    failed = any(cell.failed for cell in cells)
-    if missing:
-        texts.append(f"Not run to the end ({'failed, or ' if failed else ''}out of time): {', '.join(missing)}.")
-    texts.append(
+    note = (
         f"{args.seeds} seeds ({', '.join(f'{data}: {args.seeds * times}' for data, times in SEEDS.items())}), "
         "mean ± standard deviation; differences paired by seed with their standard error. Trials were "
         f"chosen on validation over the first {min(SELECT, args.seeds)} seeds."
     )
-    text = "\n\n".join([*texts, circumstances()]) + "\n"
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
-    return int(failed or (args.check and not good))
+    write(texts, cells, note, args.out)
+    return int(any(cell.failed for cell in cells) or (args.check and not good))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ below a dedicated one on any modality of any set.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import sys
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cells import Cell, work
-from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, paired, signed, source_digest
+from _cells import Cell, command, work, write
+from _common import Results, Settings, expanded, markdown, mean_sd, paired, signed, source_digest
 
 ROOMS = (
     "adapters", "balancers", "encoders", "fusion", "data", "recipes", "model", "fit", "loop", "evaluate", "tasks", "types",
@@ -133,16 +132,7 @@ def table(data: str, cells: list[Cell]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--full", action="store_true", help="no time limit")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
-    parser.add_argument("--cache", type=Path, default=Path("build/missing"), help="expanded sets and finished runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, help="instead of those of each set")
-    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
+    parser = command(__doc__, "missing", list(SETS), minutes=60, seeds=3, epochs="instead of those of each set")
     args = parser.parse_args()
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
     cells = [
@@ -156,11 +146,7 @@ def main() -> int:
     work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     tables = [table(data, cells) for data in args.sets]
     note = f"{args.seeds} seeds, mean ± standard deviation; differences paired by seed with their standard error."
-    text = "\n\n".join([*(one for one, _ in tables), note, circumstances()]) + "\n"
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    write([one for one, _ in tables], cells, note, args.out)
     return int(any(cell.failed for cell in cells) or (args.check and not all(good for _, good in tables)))
 
 

@@ -16,7 +16,6 @@ claimed of come first, the others in their order for all sets; with a time limit
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import ctypes
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cells import Cell, alone, gap, work
-from _common import Results, Settings, circumstances, expanded, markdown, mean_sd, signed, source_digest
+from _cells import Cell, alone, command, gap, work, write
+from _common import Results, Settings, expanded, markdown, mean_sd, signed, source_digest
 
 ROOMS = (
     "adapters", "balancers", "encoders", "fusion", "data", "recipes", "model", "fit", "loop", "evaluate", "tasks", "types",
@@ -280,16 +279,14 @@ def claims(cells: list[Cell], sets: list[str]) -> tuple[str, bool]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--check", action="store_true")
-    parser.add_argument("--full", action="store_true", help="no time limit")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
-    parser.add_argument("--cache", type=Path, default=Path("build/mmlora"), help="expanded sets and finished runs")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="of the uni-modal phase and of joint training, instead of 25 and 3")
-    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
+    parser = command(
+        __doc__,
+        "mmlora",
+        list(SETS),
+        minutes=90,
+        seeds=5,
+        epochs="of the first phase, instead of 25 and 3",
+    )
     parser.add_argument("--methods", nargs="*")
     args = parser.parse_args()
     results = Results(args.cache / "runs.jsonl", source_digest(*ROOMS))
@@ -308,18 +305,8 @@ def main() -> int:
         expanded(args.data, kind, args.cache, *options)
     work(run, cells, results, args.data, None if args.full else args.minutes * 60)
     told, good = claims(cells, args.sets)
-    missing = [f"{cell.data}/{cell.method}" for cell in cells if not cell.result()]
-    texts = [*(table(data, cells) for data in args.sets), told]
-    if missing:
-        texts.append(f"Not run to the end: {', '.join(missing)}.")
-    texts.append(
-        f"{args.seeds} seeds, mean ± standard deviation; differences paired by seed with their standard error."
-    )
-    text = "\n\n".join([*texts, circumstances()]) + "\n"
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    note = f"{args.seeds} seeds, mean ± standard deviation; differences paired by seed with their standard error."
+    write([*(table(data, cells) for data in args.sets), told], cells, note, args.out)
     return int(any(cell.failed for cell in cells) or (args.check and not good))
 
 
