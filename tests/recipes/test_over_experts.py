@@ -60,6 +60,28 @@ def test_wander_over_the_experts(tmp_path):
     assert loaded.evaluate(frame) == found.evaluate(frame)
 
 
+METHODS = {"maple": {"depth": 1}, "pmf": {"last": 1, "query": 2, "hidden": 3}}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_prompts_between_the_layers_of_the_experts(method, tmp_path):
+    frame = frame_of()
+    recipe = {"name": "adapter", "method": {"name": method, **METHODS[method]}}
+    found = make(recipe, tmp_path / "run").fit(frame)
+    before = load_weights(tmp_path / "run" / "stages" / "retrieval" / "model.safetensors")
+    after = found.model_.state_dict()
+    moved = {name for name in before if not np.array_equal(before[name].numpy(), after[name].numpy())}
+    assert moved
+    assert all(name.startswith(("fusion.units.", "fusion.weigh.")) for name in moved)
+    new = {name for name in after if name not in before}
+    assert new
+    assert all(name.startswith("fusion.adapter.adapter.") for name in new)
+    assert new == {name for name, p in found.model_.named_parameters() if "adapter" in name and p.requires_grad}
+    loaded = Predictor.load(tmp_path / "run")
+    assert difference(loaded.model_.state_dict(), after) == 0
+    assert loaded.evaluate(frame) == found.evaluate(frame)
+
+
 def test_a_model_that_begins_with_another_run(tmp_path):
     first = make("joint", tmp_path / "first").fit(frame_of())
     recipe = {"name": "wander", "down": 4, "fine_tune": False, "start_from": str(tmp_path / "first")}
@@ -73,7 +95,9 @@ def test_a_model_that_begins_with_another_run(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        ({"name": "adapter", "method": "maple"}, "no layers to go into"),
+        ({"name": "adapter", "method": "maple"}, "depth=9 in encoders {'rgb': 1, 'sound': 1} deep"),
+        ({"name": "adapter", "method": "pmf"}, "last=2 layers over experts with 1"),
+        ({"name": "adapter", "method": {"name": "uniadapter", "down": 2}}, "all experts' at once"),
         ({"name": "wander", "last": 1}, "last"),
         ({"name": "wander", "checkpoints": {"rgb": "x"}}, "use start_from"),
         ({"name": "wander", "start_from": {"rgb": "x"}}, "one run or file in retrieval"),

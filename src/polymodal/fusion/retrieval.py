@@ -39,6 +39,12 @@ class _After(Protocol):
     def parameters_of(self, modality: str) -> list[nn.Parameter]: ...
 
 
+class _Between(Protocol):
+    """What of an adapter between the layers of `MMT` is used here."""
+
+    def run_layers(self, parts: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]: ...
+
+
 class Pairing(Fusion):
     """The base: one modality is the query, the others are experts on the item of the gallery.
 
@@ -222,17 +228,25 @@ class MMT(Pairing):
 
     def embed(self, features: dict[str, Features]) -> Tensor:
         parts = {m: self._tokens(one) for m, one in features.items()}
-        mask = torch.cat([one[1] for one in parts.values()], 1)
-        x = self.dropout(self.norm(torch.cat([one[0] for one in parts.values()], 1)))
-        padding = ~visible(mask)
-        for layer in self.layers:
-            x = layer(x, src_key_padding_mask=padding)
         found: dict[str, Features] = {}
-        for m, part in zip(parts, torch.split(x, [one[0].shape[1] for one in parts.values()], 1), strict=True):
+        for m, part in self._run(parts).items():
             own = parts[m][1][:, 1:] if part.shape[1] > 1 else None
             tokens = part[:, 1:] if part.shape[1] > 1 else None
             found[m] = Features(part[:, 0], tokens, own, features[m].present)
         return F.normalize(torch.stack([one.pooled for one in self.through(found).values()], 1), dim=-1)
+
+    def _run(self, parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """The tokens of each expert behind the last layer."""
+        sizes = [one[0].shape[1] for one in parts.values()]
+        mask = torch.cat([one[1] for one in parts.values()], 1)
+        x = self.dropout(self.norm(torch.cat([one[0] for one in parts.values()], 1)))
+        if hasattr(self.adapter, "run_layers"):
+            apart = zip(parts, torch.split(x, sizes, 1), torch.split(mask, sizes, 1), strict=True)
+            return cast(_Between, self.adapter).run_layers({m: (tokens, real) for m, tokens, real in apart})
+        padding = ~visible(mask)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padding)
+        return dict(zip(parts, torch.split(x, sizes, 1), strict=True))
 
     @staticmethod
     def _tokens(one: Features) -> tuple[Tensor, Tensor]:

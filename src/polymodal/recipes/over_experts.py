@@ -1,4 +1,6 @@
-"""Adapters in a model that retrieves: over the experts of its gallery, or in single encoders, never between query and gallery."""
+"""Adapters in a model that retrieves: over the experts of its gallery or between the layers that these share, or in single
+encoders, never between query and gallery.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,12 @@ from torch import nn
 
 from polymodal.adapters import Adapter, insert, lora_adapters
 from polymodal.adapters.by_name import options_of
+from polymodal.adapters.experts import BetweenExperts, ExpertLayers
 from polymodal.adapters.freezing import freeze
 from polymodal.encoders.weights import read_weights
 from polymodal.errors import InputError
 from polymodal.fit import Sized
-from polymodal.fusion.retrieval import Pairing
+from polymodal.fusion.retrieval import MMT, Pairing
 from polymodal.model import MultimodalModel
 from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.transfer import StartFrom, take_over
@@ -109,6 +112,12 @@ def put_over_experts(
     settings = dict(part)
     given = settings.pop("lengths", None) or lengths
     options = options_of(part["name"], trust)
+    if isinstance(pairing, MMT) and _between(options, settings):
+        hosts = {m: ExpertLayers(pairing.layers, pairing.dims[m]) for m in pairing.experts}
+        put = insert(settings, hosts, modalities=modalities, trust=trust)
+        if put is not None:
+            pairing.insert(BetweenExperts(put, hosts))
+        return
     single = bool({"encoder", "module"} & set(options))
     own: dict[str, nn.Module] = {m: one for m, one in model.encoders.items() if single or m in pairing.experts}
     if "longer" in options:
@@ -118,6 +127,11 @@ def put_over_experts(
     put = insert(settings, own, lengths=given or dict.fromkeys(own, 1), modalities=modalities, trust=trust)
     if put is not None:
         pairing.insert(_checked(put, part))
+
+
+def _between(options: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a method acts between layers, of which the experts share those of their Transformer."""
+    return "encoders" in options or (bool(settings.get("last", options.get("last"))) and "lengths" not in options)
 
 
 def _checked(put: Adapter, part: Mapping[str, Any]) -> Adapter:
