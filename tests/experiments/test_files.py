@@ -18,6 +18,7 @@ import yaml
 from polymodal import names
 from polymodal.adapters import insert
 from polymodal.adapters.by_name import options_of
+from polymodal.adapters.experts import ExpertLayers
 from polymodal.config import Config, Part, laid, read_yaml
 from polymodal.encoders import Expert, SequenceTransformer
 from polymodal.encoders.presets import PRETRAINED
@@ -26,6 +27,7 @@ from polymodal.experiment.costs import costs
 from polymodal.experiment.figures import METRICS
 from polymodal.experiment.file import Cell, Experiment, read_experiment
 from polymodal.experiment.runs import configuration
+from polymodal.recipes.over_experts import _between
 from tests.modules import ROOT
 
 FOLDER = ROOT / "experiments"
@@ -195,7 +197,11 @@ def build_parts(text: str) -> None:
     single = bool({"encoder", "module"} & set(options_of(part["name"])))
     own = [m for m in modalities if m != query or (single and m in chosen)]
     with torch.device("meta"):  # shapes alone
-        small = {m: small_encoder(encoders.get(m, {}).get("name", "")) for m in own}
+        small: dict[str, torch.nn.Module] = {m: small_encoder(encoders.get(m, {}).get("name", "")) for m in own}
+        if fusion["name"] == "mmt" and _between(options_of(part["name"]), part):
+            layer = torch.nn.TransformerEncoderLayer(DIM, 2, 8, batch_first=True)
+            layers = torch.nn.ModuleList([layer] * int(fusion.get("depth", 4)))
+            small = {m: ExpertLayers(layers, DIM) for m in own}
         only = [m for m in chosen if m in own] if single else None
         insert(part, small, lengths=dict.fromkeys(own, 5), modalities=only)
 
