@@ -130,10 +130,11 @@ KINDS: dict[str, tuple[str, Callable[[Path, int], None], Callable[[Path], np.nda
 
 MORE = {"wav": 4, "jpg": 16}
 """How many times as many files of what is read fast: what an epoch costs beside its files must not decide."""
+BATCHES = 12
 
 
 def loader(folder: Path, names: Sequence[str], kind: str, options: dict[str, Any], workers: int, held: int) -> Any:
-    """Batches of two, as three of eight could not be shared by two workers; `held` bytes of decoded samples stay in memory."""
+    """Twelve batches, which two workers can share; `held` bytes of decoded samples stay in memory."""
     import pandas as pd
 
     from polymodal.data.cache import Cache
@@ -152,7 +153,7 @@ def loader(folder: Path, names: Sequence[str], kind: str, options: dict[str, Any
     if held:
         samples.decode_all(workers=0)
         samples.fit()
-    return Loader(samples, 2, shuffle=False, seed=0, workers=workers)
+    return Loader(samples, max(2, len(names) // BATCHES), shuffle=False, seed=0, workers=workers)
 
 
 def seconds(do: Callable[[], Iterable[Any]]) -> tuple[float, float]:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polymodal.data.media.container import check_complete, open_media, reason
+from polymodal.data.media.container import open_media, reason
 from polymodal.data.media.files import Piece, piece_of
 from polymodal.data.media.frames import find_frames, read_pictures
+from polymodal.data.media.packets import Packets, decode_only, read_packets
 from polymodal.data.media.sampling import Pick, at_rate, sample_frames
 from polymodal.errors import InputError
 
@@ -60,13 +61,15 @@ def read_frames(
     if channels == 2:
         raise InputError(f"{path}: 2 channels are those of flow, and this is no pair of folders of flow pictures")
     piece = piece_of(path)
-    total, rate = _count(piece.path)
-    wanted = _wanted(piece, total, rate, frames, pick, fps)
-    pictures = _decode(piece.path, set(wanted), size, channels)
-    if pictures.total != total:  # packets and frames differ in some codecs: hidden frames, or B-frames left out
-        wanted = _wanted(piece, pictures.total, rate, frames, pick, fps)
-        pictures = _decode(piece.path, set(wanted), size, channels)
-    return np.stack([pictures.kept[i] for i in wanted])
+    packets = read_packets(piece.path)
+    wanted = _wanted(piece, packets.total, packets.rate, frames, pick, fps)
+    kept = _only(piece.path, packets, set(wanted), size, channels)
+    if kept is None:
+        kept, total = _decode(piece.path, set(wanted), size, channels)
+        if total != packets.total:  # packets and frames differ in some codecs: hidden frames, or B-frames left out
+            wanted = _wanted(piece, total, packets.rate, frames, pick, fps)
+            kept, _ = _decode(piece.path, set(wanted), size, channels)
+    return np.stack([kept[i] for i in wanted])
 
 
 def _wanted(piece: Piece, total: int, rate: float, frames: int, pick: Pick, fps: float | None) -> list[int]:
@@ -113,13 +116,13 @@ def each_frame(path: Path, *, per_second: bool = False) -> Iterator[tuple[int, N
         InputError: as `read_frames`; a truncated file before its first frame is given.
     """
     piece = piece_of(path)
-    total, rate = _count(piece.path)
-    if per_second and not rate:
+    packets = read_packets(piece.path)
+    if per_second and not packets.rate:
         raise InputError(
             f"{piece.path}: the file does not say its frames a second, so that one a second cannot be kept"
         )
-    inside = _inside(piece, total, rate)
-    for index, pixels in _decoded(piece.path, at_rate(inside, rate, 1) if per_second else inside, None, 3):
+    inside = _inside(piece, packets.total, packets.rate)
+    for index, pixels in _decoded(piece.path, at_rate(inside, packets.rate, 1) if per_second else inside, None, 3):
         if pixels is not None:
             yield index, pixels
 
@@ -131,11 +134,14 @@ def probe_video(path: Path) -> VideoInfo:
         one = folder.probe()
         return VideoInfo(len(folder.files), one.height, one.width, one.grey)
     piece = piece_of(path)
-    total, rate = _count(piece.path)
-    inside = _inside(piece, total, rate)
-    kept = list(_decode(piece.path, {inside[0], inside[len(inside) // 2], inside[-1]}, None, 3).kept.values())
-    grey = all(bool((np.ptp(picture.astype(np.int16), axis=2) <= 2).all()) for picture in kept)
-    return VideoInfo(len(inside), kept[0].shape[0], kept[0].shape[1], grey, rate or None)
+    packets = read_packets(piece.path)
+    inside = _inside(piece, packets.total, packets.rate)
+    wanted = {inside[0], inside[len(inside) // 2], inside[-1]}
+    kept = _only(piece.path, packets, wanted, None, 3) or _decode(piece.path, wanted, None, 3).kept
+    pictures = list(kept.values())
+    grey = all(bool((np.ptp(picture.astype(np.int16), axis=2) <= 2).all()) for picture in pictures)
+    height, width, _ = pictures[0].shape
+    return VideoInfo(len(inside), height, width, grey, packets.rate or None)
 
 
 class _Pictures(NamedTuple):
@@ -143,28 +149,11 @@ class _Pictures(NamedTuple):
     total: int
 
 
-def _count(path: Path) -> tuple[int, float]:
-    """Number of packets of the video stream: its number of frames, without decoding them; frames a second, 0 if unknown."""
-    container, stream = open_media(path, "video")
-    rate = float(stream.average_rate or 0)
-    import av
-
-    count, end, reached = 0, 0.0, 0.0
-    with container:
-        try:
-            for packet in container.demux():
-                if not packet.size:
-                    continue
-                own = packet.stream.index == stream.index
-                count += own
-                if packet.pts is not None:
-                    stop = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                    reached, end = max(reached, stop), max(end, stop) if own else end
-        except av.FFmpegError as error:
-            raise InputError(f"{path}: the video is damaged or truncated ({reason(error)})") from None
-        end -= float((stream.start_time or 0) * stream.time_base)
-        check_complete(path, container, stream, end=end, count=count, reached=reached)
-    return count, rate
+def _only(
+    path: Path, packets: Packets, wanted: set[int], size: tuple[int, int] | None, channels: int
+) -> dict[int, NDArray[np.uint8]] | None:
+    """The wanted pictures without decoding what they do not need; None where that is not sure to give the right ones."""
+    return decode_only(path, packets, wanted, lambda frame: _to_array(frame, size, channels))
 
 
 def _decode(path: Path, wanted: set[int], size: tuple[int, int] | None, channels: int) -> _Pictures:
