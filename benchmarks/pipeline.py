@@ -131,10 +131,13 @@ KINDS: dict[str, tuple[str, Callable[[Path, int], None], Callable[[Path], np.nda
 MORE = {"wav": 4, "jpg": 16}
 """How many times as many files of what is read fast: what an epoch costs beside its files must not decide."""
 BATCHES = 12
+"""Of each epoch, so that two workers share them evenly."""
 
 
-def loader(folder: Path, names: Sequence[str], kind: str, options: dict[str, Any], workers: int, held: int) -> Any:
-    """Twelve batches, which two workers can share; `held` bytes of decoded samples stay in memory."""
+def loader(
+    folder: Path, names: Sequence[str], kind: str, options: dict[str, Any], workers: int, held: int, batch: int = 2
+) -> Any:
+    """Batches of the files; `held` bytes of decoded samples stay in memory."""
     import pandas as pd
 
     from polymodal.data.cache import Cache
@@ -153,7 +156,7 @@ def loader(folder: Path, names: Sequence[str], kind: str, options: dict[str, Any
     if held:
         samples.decode_all(workers=0)
         samples.fit()
-    return Loader(samples, max(2, len(names) // BATCHES), shuffle=False, seed=0, workers=workers)
+    return Loader(samples, batch, shuffle=False, seed=0, workers=workers)
 
 
 def seconds(do: Callable[[], Iterable[Any]]) -> tuple[float, float]:
@@ -191,8 +194,9 @@ def measure(folder: Path, name: str, files: int, rounds: int) -> Row:
     names = [f"{i}.{name}" for i in range(files * MORE.get(name, 1))]
     for i, one in enumerate(names):
         write(folder / one, i)
-    none, two = (loader(folder, names, kind, options, workers, 0) for workers in (0, 2))
-    cached = loader(folder, names, kind, options, 0, 2**30) if kind == "video" else None
+    batch = len(names) // BATCHES
+    none, two = (loader(folder, names, kind, options, workers, 0, batch) for workers in (0, 2))
+    cached = loader(folder, names, kind, options, 0, 2**30, batch) if kind == "video" else None
     loops: dict[str, Callable[[], Iterable[Any]]] = {
         "bare": lambda: (bare(folder / one) for one in names),
         "none": lambda: none,
@@ -248,7 +252,7 @@ def through(folder: Path, rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--files", type=int, default=24, help="of each kind of video, a multiple of 12")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--check", action="store_true")
