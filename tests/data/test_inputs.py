@@ -16,6 +16,7 @@ from polymodal.data.media.sound import read_wave
 from polymodal.data.schema import Modality
 from polymodal.errors import InputError
 from polymodal.types import Padded
+from tests.data.collated import collated
 from tests.data.files import numbered_frames, write_clip, write_image, write_sound
 
 RNG = np.random.default_rng(0)
@@ -30,7 +31,7 @@ def fitted(kind: str, rows: list[tuple[Any, ...]], root: Path = HERE, columns: i
 
 
 def batch(one: Input, rows: list[tuple[Any, ...]], root: Path = HERE) -> Any:
-    return one.collate([one.decode(row, root) for row in rows])
+    return collated(one, [one.decode(row, root) for row in rows])
 
 
 def assert_restores(one: Input, rows: list[tuple[Any, ...]], root: Path = HERE) -> None:

@@ -16,6 +16,7 @@ from polymodal.data.split import split_rows
 from polymodal.data.table import Table, read_table
 from polymodal.errors import InputError
 from polymodal.types import Padded
+from tests.data.collated import collated
 from tests.data.files import cut, numbered_frames, write_clip, write_image, write_sound
 
 COUNT = 12
@@ -91,7 +92,7 @@ def test_batches_do_not_depend_on_the_cache(folder, limit):
         assert set(ours.present or {}) == {"clip", "sound", "picture", "words", "vector"}
         for name in inputs:
             column = parts[part].columns[name]
-            direct = inputs[name].collate([inputs[name].decode(column.cells[i], folder) for i in places])
+            direct = collated(inputs[name], [inputs[name].decode(column.cells[i], folder) for i in places])
             for a, b, c in zip(tensors(ours.inputs[name]), tensors(theirs.inputs[name]), tensors(direct), strict=True):
                 assert torch.equal(a, b), name
                 assert torch.equal(a, c), name

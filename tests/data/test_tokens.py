@@ -12,6 +12,7 @@ from polymodal.data.inputs import Input, input_from_state, make_input
 from polymodal.data.inputs.tokens import TokenInput
 from polymodal.data.schema import Modality
 from polymodal.errors import InputError
+from tests.data.collated import collated
 from tests.encoders.tokenizer import write_tokenizer
 
 HERE = Path()
@@ -28,7 +29,7 @@ def make(folder: Path | str, **options: Any) -> Input:
 
 
 def batch(one: Input) -> Any:
-    return one.collate([one.decode(row, HERE) for row in ROWS])
+    return collated(one, [one.decode(row, HERE) for row in ROWS])
 
 
 def test_texts_become_the_tokenizers_numbers(tokenizer: Path) -> None:

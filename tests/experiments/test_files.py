@@ -27,7 +27,7 @@ from polymodal.experiment.costs import costs
 from polymodal.experiment.figures import METRICS
 from polymodal.experiment.file import Cell, Experiment, read_experiment
 from polymodal.experiment.runs import configuration
-from polymodal.recipes.over_experts import _between
+from polymodal.recipes.over_experts import acts_between_layers
 from tests.modules import ROOT
 
 FOLDER = ROOT / "experiments"
@@ -198,7 +198,7 @@ def build_parts(text: str) -> None:
     own = [m for m in modalities if m != query or (single and m in chosen)]
     with torch.device("meta"):  # shapes alone
         small: dict[str, torch.nn.Module] = {m: small_encoder(encoders.get(m, {}).get("name", "")) for m in own}
-        if fusion["name"] == "mmt" and _between(options_of(part["name"]), part):
+        if fusion["name"] == "mmt" and acts_between_layers(options_of(part["name"]), part):
             layer = torch.nn.TransformerEncoderLayer(DIM, 2, 8, batch_first=True)
             layers = torch.nn.ModuleList([layer] * int(fusion.get("depth", 4)))
             small = {m: ExpertLayers(layers, DIM) for m in own}

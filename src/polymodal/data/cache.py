@@ -59,7 +59,7 @@ class Column:
     is the same for all, and the draw is a function of `seed`, `epoch`, the sample's row and the modality alone.
 
     Args:
-        input: decodes and collates.
+        input: decodes and makes batches.
         cells: the cells of each sample.
         root: folder of relative paths.
         cache: the limit shared with the other columns.
@@ -203,8 +203,7 @@ class Column:
         return self._pack(places) if self._ready is None and self._packed is None else None
 
     def _pack(self, places: NDArray[np.int64]) -> Value:
-        decoded = [self._draw(int(i)) if self.drawn else self.decode(int(i)) for i in places]
-        return self.input.pack([self.input.empty() if one is None else one for one in decoded])
+        return self.input.stack([self._draw(int(i)) if self.drawn else self.decode(int(i)) for i in places])
 
     def _complete(self) -> bool:
         return all(self._decoded[i] is not None for i in torch.nonzero(self.present).flatten().tolist())

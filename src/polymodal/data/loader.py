@@ -137,7 +137,7 @@ class Loader:
         return map(self.samples.batch, batches, loader)
 
     def _bytes(self) -> int:
-        """Of one batch of what is not in memory, at four bytes a number."""
+        """Of one batch of what is not in memory, at most: four bytes a number."""
         size = min(self.batch_size, len(self.samples))
         columns = [one for one in self.samples.columns.values() if isinstance(one, Column)]
         return sum(4 * size * math.prod(one.input.shape) for one in columns if len(one))

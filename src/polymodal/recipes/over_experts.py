@@ -24,7 +24,7 @@ from polymodal.recipes.base import Result, Setup
 from polymodal.recipes.transfer import StartFrom, take_over
 from polymodal.run import logger
 
-__all__ = ["over_experts", "put_over_experts", "take_whole"]
+__all__ = ["acts_between_layers", "over_experts", "put_over_experts", "take_whole"]
 
 Longest = Callable[[tuple[Sized, Sized | None], Mapping[str, nn.Module], bool], dict[str, int]]
 
@@ -112,7 +112,7 @@ def put_over_experts(
     settings = dict(part)
     given = settings.pop("lengths", None) or lengths
     options = options_of(part["name"], trust)
-    if isinstance(pairing, MMT) and _between(options, settings):
+    if isinstance(pairing, MMT) and acts_between_layers(options, settings):
         hosts = {m: ExpertLayers(pairing.layers, pairing.dims[m]) for m in pairing.experts}
         put = insert(settings, hosts, modalities=modalities, trust=trust)
         if put is not None:
@@ -129,8 +129,8 @@ def put_over_experts(
         pairing.insert(_checked(put, part))
 
 
-def _between(options: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether a method acts between layers, of which the experts share those of their Transformer."""
+def acts_between_layers(options: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the method of these options (`adapters.by_name.options_of`) acts between layers; experts share theirs."""
     return "encoders" in options or (bool(settings.get("last", options.get("last"))) and "lengths" not in options)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from polymodal.data.media import video
-from polymodal.data.media.packets import decode_only, read_packets
+from polymodal.data.media.packets import Packets, _runs, decode_only, read_packets
 
 FRAMES = 60
 FORMS: dict[str, tuple[str, str, dict[str, str]]] = {  # file, codec, options
@@ -26,7 +26,7 @@ FORMS: dict[str, tuple[str, str, dict[str, str]]] = {  # file, codec, options
     "vp9": ("clip.webm", "libvpx-vp9", {"g": "12"}),
 }
 NEVER_WHOLE = {"h264, B-frames", "mpeg4 in avi", "mpeg4, B-frames", "flv"}
-"""Where something must have been left out."""
+"""Where nothing may be decoded in vain."""
 
 
 def written(folder: Path, form: str) -> Path:
@@ -63,6 +63,27 @@ def test_only_what_is_needed(form: str, tmp_path: Path, monkeypatch: pytest.Monk
     if form in NEVER_WHOLE:
         monkeypatch.setattr(video, "_decode", None)  # not asked
     assert np.array_equal(video.read_frames(path, 2)[1], whole[45])
+
+
+@pytest.mark.parametrize("form", sorted(NEVER_WHOLE))
+def test_groups_without_a_wanted_frame_are_left_out(form: str, tmp_path: Path) -> None:
+    packets = read_packets(written(tmp_path, form))
+    assert packets.shown is not None
+    runs = _runs(packets, packets.shown, {0, FRAMES - 1})
+    assert runs is not None
+    assert len(runs) == 2
+    assert sum(stop - start for start, stop in runs) < FRAMES / 2
+
+
+def test_a_frame_shown_before_its_key_frame_needs_the_group_before() -> None:
+    #        decoded: I0 P3 B1 B2 I6 B4 B5 P8 B7
+    shown = [0, 3, 1, 2, 6, 4, 5, 8, 7]
+    packets = Packets(25.0, 9, shown, shown, [0, 4])
+    assert _runs(packets, shown, {6}) == [(4, 5)]
+    assert _runs(packets, shown, {7}) == [(4, 9)]
+    assert _runs(packets, shown, {5}) == [(0, 7)]
+    assert _runs(packets, shown, {1, 8}) == [(0, 3), (4, 8)]
+    assert _runs(packets, shown, {3, 4}) == [(0, 6)]
 
 
 def test_a_piece_that_begins_within_a_group(tmp_path: Path) -> None:

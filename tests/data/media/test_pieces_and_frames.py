@@ -15,6 +15,7 @@ from polymodal.data.media.video import probe_video, read_frames
 from polymodal.data.schema import Modality
 from polymodal.data.table import read_table
 from polymodal.errors import InputError
+from tests.data.collated import collated
 from tests.data.files import numbered_frames, write_clip, write_image, write_sound
 
 
@@ -99,7 +100,7 @@ def test_flow_is_a_pair_of_folders(tmp_path):
     assert read_frames(path, 2, channels=3)[:, 0, 0].tolist() == [[100, 200, 128], [110, 210, 128]]
     options = {"channels": 2, "frames": 2, "height": 4, "width": 6, "standardize": False}
     batch = make_input(Modality("flow", ("flow",), "video"), **options)
-    value: Any = batch.collate([batch.decode(("flow/{u,v}/clip",), tmp_path), None])
+    value: Any = collated(batch, [batch.decode(("flow/{u,v}/clip",), tmp_path), None])
     assert value.shape == (2, 2, 2, 4, 6)
     assert value[0, 0, :, 0, 0].tolist() == pytest.approx([100 / 255, 200 / 255])
 

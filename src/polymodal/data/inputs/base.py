@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from polymodal.data.inputs.padding import Value, blank, trim
@@ -28,7 +27,7 @@ class Input(ABC):
     """One modality's way from the cells of a row to a tensor.
 
     The fields of a subclass are its options. One that is None is settled by `probe` or `fit` from the training part;
-    one that the user gives is left as it is. Order of calls: `probe`, `decode` every sample, `fit`, then `collate`.
+    one that the user gives is left as it is. Order of calls: `probe`, `decode` every sample, `fit`, then `stack` and `complete`.
     """
 
     modality: Modality
@@ -88,13 +87,12 @@ class Input(ABC):
         """What the encoder takes, from what `pack` made."""
         return packed
 
-    def collate(self, decoded: Sequence[Decoded | None]) -> Value:
-        """A batch for the encoder; zeros stand where a sample lacks the modality."""
-        present = torch.tensor([one is not None for one in decoded], dtype=torch.bool)
-        return self.complete(self.pack([self.empty() if one is None else one for one in decoded]), present)
+    def stack(self, decoded: Sequence[Decoded | None]) -> Value:
+        """What `pack` makes of samples some of which may lack the modality."""
+        return self.pack([self.empty() if one is None else one for one in decoded])
 
     def complete(self, packed: Value, present: Tensor) -> Value:
-        """A batch for the encoder from what `pack` made of it, with zeros where `present` (B,) is false."""
+        """A batch for the encoder from what `stack` made of it, with zeros where `present` (B,) is false."""
         value = blank(self.finish(packed), present)
         return trim(value) if self.variable_length and isinstance(value, Padded) else value
 
