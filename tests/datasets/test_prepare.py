@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -289,22 +290,19 @@ def die(moment: str, count: int, root: str, out: str) -> None:
     from polymodal.datasets import extract
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    seen = 0
+    times = itertools.count(1)  # one `next` is one step, so that of two threads exactly one is the `count`-th
     write, place = extract.write_jpeg, os.replace
 
     def half_a_picture(path, pixels):
-        nonlocal seen
-        seen += 1
+        mine = moment == "half" and next(times) == count
         write(path, pixels)
-        if seen == count and moment == "half":
+        if mine:
             data = path.read_bytes()
             path.write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
     def before_its_place(one, other):
-        nonlocal seen
-        seen += moment == "place"
-        if seen == count and moment == "place":
+        if moment == "place" and next(times) == count:
             os.kill(os.getpid(), signal.SIGKILL)
         place(one, other)
 
