@@ -106,9 +106,9 @@ def _one_thread() -> None:
 
 
 def mean_sd(values: Sequence[float], digits: int = 3) -> str:
-    """ "mean ± standard deviation" over seeds."""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return f"{float(np.mean(values)):.{digits}f} ± {spread:.{digits}f}"
+    """ "mean ± standard deviation" over seeds, of one seed its value."""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

@@ -187,7 +187,7 @@ def synthetic_setup(job: Settings, folder: str) -> tuple[Any, Any]:
     from polymodal.tasks import Classification
 
     def d1(settings: synthetic.D1Settings) -> Callable[[int, int], synthetic.Arrays]:
-        return lambda n, seed: synthetic.d1(**{**settings, "n": n}, seed=seed)
+        return lambda n, seed: synthetic.d1(**(settings | {"n": n}), seed=seed)
 
     make, count, classes = {
         "d1b": (d1(synthetic.D1B), synthetic.D1B["n"], 8),

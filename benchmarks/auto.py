@@ -40,7 +40,7 @@ def d3(seed: int) -> pd.DataFrame:
     """D3 (`polymodal.data.synthetic`): one modality fast, one slow, as vector columns with a split."""
     parts = []
     for number, (part, count) in enumerate((("train", D3["n"]), ("valid", 400), ("test", 4000))):
-        sample = d1(**{**D3, "n": count}, seed=3 * seed + number)
+        sample = d1(**(D3 | {"n": count}), seed=3 * seed + number)
         frame = pd.DataFrame({m: list(x.numpy()) for m, x in sample.inputs.items()})
         parts.append(frame.assign(label=sample.target.numpy(), split=part))
     return pd.concat(parts, ignore_index=True)

@@ -184,7 +184,7 @@ def synthetic_setup(job: Settings) -> tuple[Any, Any]:
     d1 = {"d1b_sgd": synthetic.D1B, "d1a_adam": synthetic.D1A}.get(job["data"])
     seeds = (2 * job["seed"], 2 * job["seed"] + 1)
     if d1 is not None:
-        train, test = (synthetic.d1(**{**d1, "n": n}, seed=s) for n, s in zip((d1["n"], 4000), seeds, strict=True))
+        train, test = (synthetic.d1(**(d1 | {"n": n}), seed=s) for n, s in zip((d1["n"], 4000), seeds, strict=True))
     else:
         train, test = (synthetic.d2(n, s) for n, s in zip((1000, 4000), seeds, strict=True))
     config = config_of(job)

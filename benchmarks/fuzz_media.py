@@ -74,16 +74,17 @@ def originals(folder: Path) -> dict[str, bytes]:
     for one, codec in (("mp4", "h264"), ("avi", "mpeg4"), ("mkv", "ffv1"), ("flv", "flv")):
         with av.open(str(folder / f"x.{one}"), "w") as out:
             stream = out.add_stream(codec if codec != "h264" or _has("libx264") else "mpeg4", rate=8)
+            assert isinstance(stream, av.VideoStream)
             stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
             for _ in range(12):
                 frame = av.VideoFrame.from_ndarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8), format="rgb24")
                 out.mux(stream.encode(frame.reformat(format="yuv420p")))
             out.mux(stream.encode())
     np.save(folder / "x.npy", random.normal(size=(5, 4)).astype(np.float32))
-    frame = pd.DataFrame({"a": random.normal(size=6), "text": list("uvwxyz"), "label": list("pqpqpq")})
-    frame.to_csv(folder / "x.csv", index=False)
-    frame.to_json(folder / "x.jsonl", orient="records", lines=True)
-    frame.to_parquet(folder / "x.parquet")
+    table = pd.DataFrame({"a": random.normal(size=6), "text": list("uvwxyz"), "label": list("pqpqpq")})
+    table.to_csv(folder / "x.csv", index=False)
+    table.to_json(folder / "x.jsonl", orient="records", lines=True)
+    table.to_parquet(folder / "x.parquet")
     with h5py.File(folder / "x.h5", "w") as file:
         file["features"] = random.normal(size=(6, 8)).astype(np.float32)
         file["genres"] = random.integers(0, 2, (6, 23))

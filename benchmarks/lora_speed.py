@@ -14,7 +14,7 @@ import argparse
 import copy
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ CLASSES = 10
 Bar = tuple[str, float]
 
 
-def smallest(runs: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, float]:
+def smallest(runs: Mapping[str, Callable[[], float | None]], rounds: int) -> dict[str, float]:
     """Smallest seconds of each candidate over rounds in which they take turns; the first round warms up.
 
     A candidate that returns a number has timed itself.

@@ -79,9 +79,9 @@ of the mean."""
 def methods_of(name: str) -> dict[str, dict[str, Any]]:
     """Recipe, its settings and the length of the uni-modal phase, by the name of the row."""
     modalities = [one.partition("=")[0] for one in SETS[name][2]]
-    lora = {"recipe": "mmlora", "keep": "adapted"}
+    lora: dict[str, Any] = {"recipe": "mmlora", "keep": "adapted"}
     text = [m for m in modalities if m in ("name", "keywords")]
-    factors = {
+    factors: dict[str, dict[str, Any]] = {
         "mmlora_logit_short": {**lora, "rank": 1, "combine": "logit", "phase": "short"},
         "mmlora_multi_loss_short": {**lora, "rank": 1, "balancer": "multi_loss", "phase": "short"},
         "full_ume_short": {"recipe": "full_ume", "phase": "short"},

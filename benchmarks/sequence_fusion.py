@@ -114,7 +114,7 @@ def vf_loop(h: Sequence[Tensor], w_t: Tensor, w_h: Sequence[Tensor]) -> Tensor:
     fused = []
     for places in product(*(range(x.shape[1]) for x in h)):
         a, b, c = (x[:, i] @ f for x, i, f in zip(h, places, flat, strict=True))
-        fused.append((a * b * c).unflatten(1, w_h[0].shape[:2]).sum(1))
+        fused.append((a * b * c).view(len(a), *w_h[0].shape[:2]).sum(1))
     return w_t.flatten(1) @ torch.stack(fused, 1)
 
 
@@ -184,7 +184,7 @@ def peak(run: Run) -> float:
     run()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         run()
-    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
@@ -213,7 +213,7 @@ def flops(name: str, forward: Callable[[], Tensor], size: Size) -> float:
         others = size.batch * size.rank * size.output * prod(size.lengths[:2])
     if name == OP:
         others = size.batch * tuples * size.width**count
-    return (counter.get_total_flops() + others) / 1e6
+    return float(counter.get_total_flops() + others) / 1e6
 
 
 def picked(size: Size) -> str:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,8 +82,8 @@ class PlainLoop:
         import timm
 
         torch.manual_seed(0)
-        self.audio = timm.create_model("resnet18", in_chans=1, num_classes=0)
-        self.video = timm.create_model("resnet18", in_chans=3, num_classes=0)
+        self.audio: Any = timm.create_model("resnet18", in_chans=1, num_classes=0)
+        self.video: Any = timm.create_model("resnet18", in_chans=3, num_classes=0)
         self.head = nn.Linear(1024, CLASSES)
         self.modules = nn.ModuleList([self.audio, self.video, self.head]).train()
         self.optimizer = torch.optim.SGD(self.modules.parameters(), lr=1e-3, momentum=0.9)
@@ -95,7 +96,7 @@ class PlainLoop:
             frames = self.video.forward_features(batch.inputs["video"].flatten(0, 1)).mean((2, 3))
             features = torch.cat([sound, frames.view(SIZE, 3, 512).mean(1)], 1)
             loss = F.cross_entropy(self.head(features), batch.target)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             self.optimizer.zero_grad()
             loss.item()

@@ -6,7 +6,7 @@ b_m = w_h,m (R_h, K, d_m), and yield sum_r sum_s prod_m (y_m[r] b_m[s]^T), a (Q,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from math import ceil, prod
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["choose_form", "core", "plain", "stream"]
 
 BLOCK = 2**16
 """Elements of one modality's product that `stream` holds at a time, where it may join ranks."""
-CHUNK = 2**19
+CHUNK = 2**21
 """Elements of the Khatri-Rao products that `core` holds at a time."""
 LARGEST_CORE = 2**16
 """Columns of the Khatri-Rao products up to which `core` is considered."""
@@ -191,17 +191,14 @@ class _Core(torch.autograd.Function):
         if found is not None:
             return (None, *found)
         ys, bs = map(_ranks_last, _halves(factors))
-        sums = [torch.zeros_like(factor) for factor in (*ys, *bs)]
+        into_left, into_right = ([torch.zeros_like(factor) for factor in side] for side in (ys, bs))
         with torch.autocast(grad.device.type, enabled=False):
             for chunk in _chunks(ys, bs):
-                left, left_grad = _with_grad(_cut(ys, chunk))
-                right, right_grad = _with_grad(_cut(bs, chunk))
-                parts = (*left_grad(grad @ right), *right_grad(grad.mT @ left))
-                for total, part in zip(
-                    (*_cut(sums[: len(ys)], chunk), *_cut(sums[len(ys) :], chunk)), parts, strict=True
-                ):
-                    total.add_(part)
-        return (None, *(total.permute(2, 0, 1) for total in sums))
+                left, right = _cut(ys, chunk), _cut(bs, chunk)
+                # One side after the other, so that no product stands beside its own gradient.
+                _add_grads(_cut(into_left, chunk), left, grad @ _rank_summed(right))
+                _add_grads(_cut(into_right, chunk), right, grad.mT @ _rank_summed(left))
+        return (None, *(total.permute(2, 0, 1) for total in (*into_left, *into_right)))
 
 
 def _ranks_last(factors: Sequence[Tensor]) -> list[Tensor]:
@@ -224,8 +221,13 @@ def _cut(factors: Sequence[Tensor], chunk: slice) -> list[Tensor]:
 
 def _rank_summed(factors: Sequence[Tensor]) -> Tensor:
     """sum_r of the Khatri-Rao product of (Q, d_m, R) factors: (Q, prod_m d_m)."""
+    first, second = map(_khatri_rao, _two(factors))
+    return torch.bmm(first, second.mT).flatten(1)
+
+
+def _two(factors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     half = (len(factors) + 1) // 2
-    return torch.bmm(_khatri_rao(factors[:half]), _khatri_rao(factors[half:]).mT).flatten(1)
+    return factors[:half], factors[half:]
 
 
 def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
@@ -235,9 +237,22 @@ def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
     return joined
 
 
-def _with_grad(factors: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
-    """The rank sum, and what turns its gradient into those of the factors."""
-    leaves = [factor.detach().requires_grad_() for factor in factors]
-    with torch.enable_grad():
-        summed = _rank_summed(leaves)
-    return summed.detach(), lambda grad: torch.autograd.grad(summed, leaves, grad)
+def _add_grads(totals: Sequence[Tensor], factors: Sequence[Tensor], grad: Tensor) -> None:
+    """Add to `totals` what the gradient (Q, prod_m d_m) of the rank sum means for each factor."""
+    (first, second), (into_first, into_second) = _two(factors), _two(totals)
+    one, other = _khatri_rao(first), _khatri_rao(second)
+    grad = grad.view(len(grad), one.shape[1], other.shape[1])
+    for into, some, part, met in ((into_first, first, grad, other), (into_second, second, grad.mT, one)):
+        _add_khatri_rao_grads(into, some, torch.bmm(part, met))  # not baddbmm_: slow for factors with ranks in front
+
+
+def _add_khatri_rao_grads(totals: Sequence[Tensor], factors: Sequence[Tensor], grad: Tensor) -> None:
+    """Add to `totals` what the gradient (Q, prod_m d_m, R) of the Khatri-Rao product means for each factor."""
+    *before, last = factors
+    if not before:
+        totals[0].add_(grad)
+        return
+    joined = _khatri_rao(before)
+    grad = grad.reshape(len(grad), joined.shape[1], last.shape[1], -1)
+    totals[-1].add_((grad * joined[:, :, None]).sum(1))
+    _add_khatri_rao_grads(totals[:-1], before, (grad * last[:, None]).sum(2))

@@ -69,7 +69,11 @@ class FeatureColumn:
     """
 
     def __init__(self, features: Features, draws: int, present: Tensor) -> None:
-        self.features, self.draws, self.present = features, draws, present
+        whole = features.mask is not None and bool(
+            features.mask.all()
+        )  # nothing is padded: masks would cost for nothing
+        self.features = features._replace(mask=None) if whole else features
+        self.draws, self.present = draws, present
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -79,7 +83,7 @@ class FeatureColumn:
         index = (places + self.epoch) % self.draws * len(self) + places
         pooled, tokens, mask, _ = self.features
         if tokens is None or mask is None:
-            return Features(pooled[index])
+            return Features(pooled[index], None if tokens is None else tokens[index])
         mask = mask[index]
         longest = max(1, int(mask.sum(1).max()))
         return Features(pooled[index], tokens[index, :longest], mask[:, :longest])
