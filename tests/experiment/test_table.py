@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from polymodal.datasets import open_table
 from polymodal.errors import Diverged, InputError
 from polymodal.experiment.figures import Measured, figure_of, paired, summarise
 from polymodal.experiment.file import read_experiment
 from polymodal.experiment.mini import Miniatures
-from polymodal.experiment.plan import Sources
+from polymodal.experiment.plan import Sources, plan
 from polymodal.experiment.results import significance
 from polymodal.experiment.runs import configuration, fingerprint
 from polymodal.experiment.table import run_table
@@ -273,6 +274,22 @@ def test_small_encoders_for_large_ones(tmp_path: Path) -> None:
     assert config.encoders["image"].arguments["width"] == 64
     assert (config.train.epochs, config.train.batch_size, config.preset) == (1, 8, None)
     assert made.table("Own", read_experiment(file).data["Own"]) == source, "made once"
+
+
+def test_folds_go_with_the_seed(tmp_path: Path) -> None:
+    data = {"Own": {"source": "cremad/mlb", "by_seed": {"fold": [2, 3]}}}
+    file = experiment(tmp_path, data=data, rows=[{"row": "A", "published": {"Own": {"top1": 1.0}}}])
+    read = read_experiment(file)
+    sources = Sources(read, None, Miniatures(tmp_path / "small"))
+    planned = plan(read, read.cells(), (0, 1, 2), sources)
+    of = {seed: planned.runs[planned.of["A", "Own", seed]]["table"].partition(":")[0] for seed in (0, 1, 2)}
+    assert of == {0: "cremad/mlb,fold=2", 1: "cremad/mlb,fold=3", 2: "cremad/mlb,fold=2"}
+    tables = [open_table(sources.table("Own", seed)) for seed in (0, 1)]
+    first, second = (set(table.cells("id")[table.cells("split") == "test"]) for table in tables)
+    assert first and second and first != second
+    for wrong in ({"table": "a.csv", "by_seed": {"fold": [1]}}, {"source": "cremad/mlb", "by_seed": {"fold": []}}):
+        with pytest.raises(InputError, match="by_seed gives options of a source"):
+            read_experiment(experiment(tmp_path, data={"Own": wrong}))
 
 
 def test_a_row_in_miniature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polymodal.config import laid, read_yaml
 from polymodal.errors import InputError
@@ -27,9 +27,28 @@ class DataSet(_Strict):
     """A data set of the file: where its table comes from, and what all of its runs share."""
 
     source: str | None = Field(None, description="DATASET/PRESET of `polymodal list datasets`, read below --data ROOT")
+    by_seed: dict[str, list[int]] = Field(
+        {}, description="options of the source that go with the seed, such as its folds: their values by turns"
+    )
     table: str | None = Field(None, description="a table below --data ROOT instead")
     settings: dict[str, Any] = {}
     note: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.by_seed and (self.source is None or not all(self.by_seed.values())):
+            raise ValueError("by_seed gives options of a source, each at least one value")
+        return self
+
+    def source_of(self, seed: int) -> str | None:
+        """The source as a run of that seed reads it.
+
+        Example:
+            >>> [DataSet(source="cremad/mlb", by_seed={"fold": [1, 2, 3]}).source_of(seed) for seed in (0, 4)]
+            ['cremad/mlb,fold=1', 'cremad/mlb,fold=2']
+        """
+        options = [f"{name}={values[seed % len(values)]}" for name, values in self.by_seed.items()]
+        return None if self.source is None else ",".join([self.source, *options])
 
 
 class Row(_Strict):

@@ -78,15 +78,15 @@ class Miniatures:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         self.folder, self.seed = folder, seed
 
-    def table(self, name: str, one: DataSet) -> str:
-        """What `polymodal fit` would be given for the miniature of a file's data set.
+    def table(self, name: str, one: DataSet, seed: int = 0) -> str:
+        """What `polymodal fit` would be given for the miniature of a file's data set in a run of that seed.
 
         Raises:
             InputError: the data set names neither a source nor a table.
         """
         if one.source is not None:
             reader = one.source.partition("/")[0].partition(",")[0]
-            return f"{one.source}:{self._made(reader, lambda folder: _miniature(reader, folder, self.seed))}"
+            return f"{one.source_of(seed)}:{self._made(reader, lambda folder: _miniature(reader, folder, self.seed))}"
         if one.table is None:
             raise InputError(f"data set {name!r} of the file has neither a source nor a table")
         label, data = one.settings.get("label", "label"), one.settings.get("data", {})

@@ -37,15 +37,15 @@ class Sources:
             raise InputError("say where the data sets are with --data ROOT, or take made-up ones with --mini")
         self.experiment, self.root, self.mini = experiment, root, mini
 
-    def table(self, name: str) -> str:
-        """What `polymodal fit` would be given for a data set of the file.
+    def table(self, name: str, seed: int = 0) -> str:
+        """What `polymodal fit` would be given for a data set of the file in a run of that seed.
 
         Raises:
             InputError: the root lacks it.
         """
         one = self.experiment.data[name]
         if self.mini is not None:
-            return self.mini.table(name, one)
+            return self.mini.table(name, one, seed)
         assert self.root is not None
         if one.table is not None:
             path = self.root / one.table
@@ -63,7 +63,7 @@ class Sources:
                 f"{name}: --data {self.root} has no folder {reader}; `polymodal data fetch-help {reader}` says what belongs "
                 "there; leave the set out with --sets, or try the file with --mini"
             )
-        return f"{one.source}:{folder}"
+        return f"{one.source_of(seed)}:{folder}"
 
 
 @dataclass
@@ -144,7 +144,7 @@ def _add(table: Table, row: Row, name: str, seed: int, sources: Sources, seen: t
         raise InputError(f"{where}: begins with itself, by way of {' and '.join(seen)}")
     try:
         values = table.experiment.settings(Cell(row, name, {}), name)
-        values |= {"table": sources.table(name), "seed": seed}
+        values |= {"table": sources.table(name, seed), "seed": seed}
         if sources.mini is not None:
             values = sources.mini.shrunk(values)
         begin = values.get("recipe", {}).get("start_from") if isinstance(values.get("recipe"), Mapping) else None
