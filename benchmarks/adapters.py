@@ -116,6 +116,7 @@ class Data:
         epochs: of the last stage.
         batch: samples a batch.
         rate: of every adapter and head.
+        dropout: of every Transformer of ours.
     """
 
     width: int
@@ -126,12 +127,13 @@ class Data:
     epochs: int
     batch: int = 32
     rate: float = 1e-3
+    dropout: float = 0.0
 
 
 SETS = {
     "d4": Data(16, 0, 0, 6, (0, 1.0), 30, 50, 5e-3),
-    "mosi_utt": Data(64, 2, 4, 2, (10, 1e-3), 20),
-    "mfeat6": Data(32, 2, 4, 10, (20, 1e-3), 10),
+    "mosi_utt": Data(64, 2, 4, 2, (10, 1e-3), 20, dropout=0.1),
+    "mfeat6": Data(32, 2, 4, 10, (20, 1e-3), 10, 64, 2e-3),
     "grid_digits": Data(64, 4, 4, 10, (20, 1e-3), 8),
     "emoji_groups": Data(384, 4, 6, 8, (5, 2e-4), 3),
 }
@@ -355,7 +357,7 @@ def setup_of(job: Settings, data: str, folder: str) -> tuple[Watched, ArrayLoade
             return Bert(**expand(choose("text", "small"), "encoders.name").arguments)
         column: Any = parts["train"].inputs[m]
         width = (column.values if isinstance(column, Ragged) else column).shape[-1]
-        return SequenceTransformer(width, dim=one.width, depth=one.depth, heads=one.heads)
+        return SequenceTransformer(width, dim=one.width, depth=one.depth, heads=one.heads, dropout=one.dropout)
 
     setup = Watched(
         modalities=tuple(parts["train"].inputs),

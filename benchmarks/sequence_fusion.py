@@ -21,12 +21,12 @@ from typing import NamedTuple
 import torch
 from _common import markdown
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from polymodal.adapters.sequence_fusion import sequence_fusion
 from polymodal.adapters.sequence_fusion_forms import choose_form
 from polymodal.adapters.sequence_fusion_reference import dense_weight, sf_op
+from polymodal.experiment.costs import peak_bytes
 
 Run = Callable[[], Sequence[Tensor]]
 
@@ -181,15 +181,7 @@ def fastest(runs: dict[str, Run], seconds: float, clock: Callable[[], float]) ->
 
 def peak(run: Run) -> float:
     """MiB of tensors allocated at once."""
-    run()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        run()
-    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most / 2**20
+    return peak_bytes(run, torch.device("cpu")) / 2**20
 
 
 def flops(name: str, forward: Callable[[], Tensor], size: Size) -> float:

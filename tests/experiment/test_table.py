@@ -286,7 +286,9 @@ def test_folds_go_with_the_seed(tmp_path: Path) -> None:
     assert of == {0: "cremad/mlb,fold=2", 1: "cremad/mlb,fold=3", 2: "cremad/mlb,fold=2"}
     tables = [open_table(sources.table("Own", seed)) for seed in (0, 1)]
     first, second = (set(table.cells("id")[table.cells("split") == "test"]) for table in tables)
-    assert first and second and first != second
+    assert first
+    assert second
+    assert first != second
     for wrong in ({"table": "a.csv", "by_seed": {"fold": [1]}}, {"source": "cremad/mlb", "by_seed": {"fold": []}}):
         with pytest.raises(InputError, match="by_seed gives options of a source"):
             read_experiment(experiment(tmp_path, data={"Own": wrong}))

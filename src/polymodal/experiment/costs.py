@@ -17,7 +17,7 @@ from polymodal.adapters.sequence_fusion import sequence_fusion
 from polymodal.adapters.sequence_fusion_reference import dense_weight, sf_op, sf_vf
 from polymodal.errors import InputError
 
-__all__ = ["costs"]
+__all__ = ["costs", "peak_bytes"]
 
 FORMS = ("sf_op", "sf_vf", "sf")
 METRICS = ("gpu_time_s", "memory_mb", "flops", "example_fusion_params_b", "example_fusion_params_m")
@@ -87,7 +87,7 @@ def _measured(
 
     with FlopCounterMode(display=False) as counter:
         forward()
-    memory = _peak(step, device)
+    memory = peak_bytes(step, device)
     seconds = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -96,8 +96,8 @@ def _measured(
     return {"gpu_time_s": min(seconds), "memory_mb": memory / 1e6, "flops": counter.get_total_flops() / 1e9}
 
 
-def _peak(step: Callable[[], None], device: torch.device) -> float:
-    """Bytes that a step allocates at once."""
+def peak_bytes(step: Callable[[], object], device: torch.device) -> float:
+    """Bytes that the second of two steps allocates at once, on top of what is held before it."""
     step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
