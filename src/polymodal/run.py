@@ -115,8 +115,11 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what a killed attempt had half written."""
-        for half in self.path.rglob(".*.tmp"):
-            half.unlink(missing_ok=True)
+        for half in list(self.path.rglob(".*.tmp")):
+            if half.is_dir():
+                shutil.rmtree(half, ignore_errors=True)
+            else:
+                half.unlink(missing_ok=True)
 
     def withdraw(self) -> None:
         """Remove the folder of a run that failed before its first stage had anything to keep."""

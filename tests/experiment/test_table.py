@@ -16,10 +16,10 @@ from polymodal.datasets import open_table
 from polymodal.errors import Diverged, InputError
 from polymodal.experiment.figures import Measured, figure_of, paired, summarise
 from polymodal.experiment.file import read_experiment
+from polymodal.experiment.fingerprints import configuration, fingerprint
 from polymodal.experiment.mini import Miniatures
 from polymodal.experiment.plan import Sources, plan
 from polymodal.experiment.results import significance
-from polymodal.experiment.runs import configuration, fingerprint
 from polymodal.experiment.table import run_table
 from tests.cli.run import fails, polymodal
 

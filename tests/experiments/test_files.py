@@ -26,7 +26,7 @@ from polymodal.errors import InputError
 from polymodal.experiment.costs import costs
 from polymodal.experiment.figures import METRICS
 from polymodal.experiment.file import Cell, Experiment, read_experiment
-from polymodal.experiment.runs import configuration
+from polymodal.experiment.fingerprints import configuration
 from polymodal.recipes.over_experts import acts_between_layers
 from tests.modules import ROOT
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from polymodal.datasets import find, open_table, parse
 from polymodal.experiment.file import Cell, Experiment
-from polymodal.experiment.runs import configuration
+from polymodal.experiment.fingerprints import configuration
 
 __all__ = ["facts"]
 

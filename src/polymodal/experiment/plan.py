@@ -10,8 +10,8 @@ from typing import Any
 from polymodal.errors import InputError
 from polymodal.experiment.figures import Measured, figure_of, summarise
 from polymodal.experiment.file import Cell, Experiment, Row
+from polymodal.experiment.fingerprints import fingerprint
 from polymodal.experiment.mini import Miniatures
-from polymodal.experiment.runs import fingerprint
 from polymodal.names import nearest
 
 __all__ = ["Sources", "Table", "plan", "rivals"]

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from polymodal.errors import Diverged, InputError
 from polymodal.experiment.claims import Claims
-from polymodal.experiment.runs import fingerprint, measure
+from polymodal.experiment.fingerprints import fingerprint
+from polymodal.experiment.runs import measure
 from polymodal.experiment.sweep_file import SweepFile, read_sweep
 from polymodal.experiment.sweep_table import Board, Chosen, Comparison
 from polymodal.experiment.trials import list_of
