@@ -67,9 +67,9 @@ CANDIDATES: dict[str, Candidate] = {
         lambda setup: ume(setup, "prob"),
     ),
     "frozen_features": Candidate(
-        "--recipe frozen_features",
+        "--recipe frozen_features --fusion concat",
         "the modalities deserve weights that an average does not give them",
-        {"recipe": {"name": "frozen_features"}},
+        {"recipe": {"name": "frozen_features"}, "fusion": {"name": "concat"}},
         _frozen("concat"),
     ),
     "frozen_mlp": Candidate(
@@ -134,8 +134,7 @@ def advise(setup: Setup) -> Advice:
     Heads on frozen features tell, for the price of the uni-modal trainings, whether modalities add up (an average does), need
     weights of their own (a linear head), depend on each other (an MLP sees pairs of features that a linear head does not), or
     meet in their tokens alone (Wander). The advice is the simplest that is not distinguishably worse than the best on
-    validation (`recipes.auto.one_standard_error`). Where pairs matter, joint training of an MLP with uni-modal losses is
-    advised in the place of the frozen head, because encoders that were trained alone keep only what is of use alone.
+    validation (`recipes.auto.one_standard_error`).
 
     Args:
         setup: of a run, as `Predictor.setup` gives it; its balancer and fusion play no part.
