@@ -6,7 +6,7 @@
 Emoji: encoders of the extra `pretrained-small`; the gallery has two experts, EfficientNet-Lite0's last map of a picture at two
 sizes, so that Wander, which needs two sequences, has something to join on its side; the query is MiniLM's mean. All rows have
 these experts. `heads` trains gated units and weights on frozen features, `wander` the adapter beside them, `full` everything,
-the encoders at a tenth of the rate and for half as many epochs, each of which takes a hundred times as long.
+the encoders at a tenth of the rate and for a sixth of the epochs, each of which takes a hundred times as long.
 The best epoch on validation (`rsum`) is kept, test is read once; the gallery are the pictures of the test part. Runs are kept in
 FOLDER as soon as they end.
 
@@ -240,7 +240,7 @@ def main() -> int:
             {
                 "method": method,
                 "seed": seed,
-                "epochs": max(1, args.epochs // 2) if method == "full" else args.epochs,
+                "epochs": max(1, args.epochs // 6) if method == "full" else args.epochs,
                 "table": table,
                 "samples": args.samples,
             }
