@@ -10,7 +10,7 @@ the encoders at a tenth of the rate and for a sixth of the epochs, each of which
 The best epoch on validation (`rsum`) is kept, test is read once; the gallery are the pictures of the test part. Runs are kept in
 FOLDER as soon as they end.
 
-The generated copy: 90 training and 100 test videos of seven experts, MMT from scratch; then few epochs, the model frozen, and
+The generated copy: 90 training and 100 test videos of seven experts, MMT from scratch; then one epoch of it, the model frozen, and
 Wander over the experts. `--check` exits with 1 unless R@10 is three times that of chance both ways and Wander improves it.
 """
 
@@ -174,7 +174,7 @@ def _insert_wander(model: Any, batches: list[Any]) -> None:
 
 
 def generated(epochs: int, seed: int) -> dict[str, dict[str, float]]:
-    """Test figures of the MMT from scratch, of its first epochs, and of Wander over the experts of the latter, frozen."""
+    """Test figures of the MMT from scratch, of its first epoch, and of Wander over the experts of the latter, frozen."""
     from polymodal import Predictor
     from polymodal.config import load_config
     from polymodal.data.miniature.msrvtt import EXPERTS, write
@@ -187,8 +187,8 @@ def generated(epochs: int, seed: int) -> dict[str, dict[str, float]]:
         source = f"msrvtt/full:{folder}"
         for name, recipe, length in (
             ("MMT", {"name": "joint"}, epochs),
-            ("MMT, few epochs", {"name": "joint"}, max(1, epochs // 5)),
-            ("MMT, few epochs, then Wander", {"name": "wander", "down": 8, "rank_t": 4, "rank_h": 4}, epochs),
+            ("MMT, one epoch", {"name": "joint"}, 1),
+            ("MMT, one epoch, then Wander", {"name": "wander", "down": 8, "rank_t": 4, "rank_h": 4}, epochs),
         ):
             values = {
                 "table": source,
@@ -197,7 +197,7 @@ def generated(epochs: int, seed: int) -> dict[str, dict[str, float]]:
                 "fusion": {"depth": 2, "heads": 4, "hidden": 64},
                 "optimizer": {"lr": 2e-3},
                 "train": {"epochs": length, "batch_size": 64, "device": "cpu"},
-                "stages": {"retrieval": {"train": {"epochs": max(1, epochs // 5)}}},
+                "stages": {"retrieval": {"train": {"epochs": 1}}},
                 "seed": seed,
             }
             predictor = Predictor(config=load_config(with_preset(values)), show=False).fit(source)
@@ -210,10 +210,10 @@ def holds(found: dict[str, dict[str, float]]) -> list[str]:
     chance, wrong = 10.0, []
     for way in ("q2g", "g2q"):
         key = f"r_at_10_{way}"
-        for name in ("MMT", "MMT, few epochs, then Wander"):
+        for name in ("MMT", "MMT, one epoch, then Wander"):
             if found[name][key] < 3 * chance:
                 wrong.append(f"{name}: {key} {found[name][key]:.1f}, by chance {chance:.0f}")
-        if found["MMT, few epochs, then Wander"][key] <= found["MMT, few epochs"][key]:
+        if found["MMT, one epoch, then Wander"][key] <= found["MMT, one epoch"][key]:
             wrong.append(f"Wander does not improve {key}")
     return wrong
 
