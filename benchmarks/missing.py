@@ -5,10 +5,10 @@
 
 `av_digits` and `grid_digits` (clean, and with noise at -5 dB) as files. `alone` trains each modality by itself, `plain` all of
 them together, `dropout` all of them with each sample losing modalities at random. Encoders, optimiser and epochs are the same for
-all, and the best epoch on validation is kept. The trials of `dropout` (probability; a linear head or the mean of logits) are compared by the mean over
-all subsets of the accuracy on validation, over the first two seeds; test is read once. Runs are kept in FOLDER as soon as they
-end, so that the same command goes on where it was stopped. `--check` exits with 1 where the model is more than two points
-below a dedicated one on any modality of any set.
+all, and the best epoch on validation is kept. The trials of `dropout` (probability; a linear head or the mean of logits) are
+compared by the mean over all subsets of the accuracy on validation, over the first two seeds; test is read once. Runs are kept
+in FOLDER as soon as they end, so that the same command goes on where it was stopped. `--check` exits with 1 where the model is
+more than two points below a dedicated one on any modality of any set.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ the encoders at a tenth of the rate and for a sixth of the epochs, each of which
 The best epoch on validation (`rsum`) is kept, test is read once; the gallery are the pictures of the test part. Runs are kept in
 FOLDER as soon as they end.
 
-The generated copy: 90 training and 100 test videos of seven experts, MMT from scratch; then one epoch of it, the model frozen, and
-Wander over the experts. `--check` exits with 1 unless R@10 is three times that of chance both ways and Wander improves it.
+The generated copy: 90 training and 100 test videos of seven experts, the MMT from scratch; then one epoch, the model frozen,
+and Wander over the experts. `--check` exits with 1 unless R@10 is three times that of chance both ways and Wander improves it.
 """
 
 from __future__ import annotations
