@@ -74,7 +74,8 @@ def test_what_decides_the_stages(tmp_path: Path) -> None:
     assert len(found) == len(others)
     assert key not in found
     weights = {"name": "wander", "checkpoints": {"a": "a.safetensors"}}
-    for recipe in (weights, {"name": "joint", "start_from": "a"}, "my_module.recipe"):
+    before = {"name": "wander", "after": {"name": "mmlora", "checkpoints": {"a": "a.safetensors"}}}
+    for recipe in (weights, before, {"name": "joint", "start_from": "a"}, "my_module.recipe"):
         assert stages_key(settings(tmp_path, recipe=recipe)) is None
 
 

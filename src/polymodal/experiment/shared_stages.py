@@ -27,8 +27,7 @@ def stages_key(values: Mapping[str, Any]) -> str | None:
     None where the run's encoders begin with other weights, or its recipe is somebody's own, whose stages may be anything.
     """
     config = configuration(values)
-    recipe = config.recipe
-    if "." in recipe.name or {"start_from", "checkpoints"} & set(recipe.arguments):
+    if _begins_elsewhere({"name": config.recipe.name, **config.recipe.arguments}):
         return None
     modalities = [spec.partition("=")[0] for spec in config.data.modalities or []]
     own = {key: value for key, value in values.items() if key not in BEYOND}
@@ -38,6 +37,14 @@ def stages_key(values: Mapping[str, Any]) -> str | None:
         if not modalities or any(fnmatchcase(f"{BEGINS}{m}", pattern) for m in modalities)
     }
     return fingerprint({**own, "recipe": "unimodal"})
+
+
+def _begins_elsewhere(recipe: str | Mapping[str, Any]) -> bool:
+    """Whether a recipe, or the one that it comes `after`, is somebody's own or is given weights."""
+    part = {"name": recipe} if isinstance(recipe, str) else recipe
+    if "." in part["name"] or {"start_from", "checkpoints"} & set(part):
+        return True
+    return bool(part.get("after")) and _begins_elsewhere(part["after"])
 
 
 def lend(store: Path, run: RunFolder) -> None:
