@@ -1,6 +1,6 @@
 """What the switches of scale cost and save: accumulation, bf16, activation checkpoints, torch.compile, two processes, sharding.
 
-    python benchmarks/scale.py [--rounds 5] [--steps 4] [--size 32] [--only NAME ...] [--tiny] [--check]
+    python benchmarks/scale.py [--rounds 12] [--steps 1] [--size 16] [--only NAME ...] [--tiny] [--check]
 
 A ViT and a BERT of random weights under MLB, random input. Each candidate lives in a process of its own (two for the last two),
 of one thread; they take turns, one round of `fit` each, and are told by their smallest seconds a sample. Memory is what the
@@ -188,9 +188,9 @@ class Team:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps a candidate and round")
-    parser.add_argument("--size", type=int, default=32, help="samples of a step and process")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=1, help="steps a candidate and round")
+    parser.add_argument("--size", type=int, default=16, help="samples of a step and process")
     parser.add_argument("--only", nargs="*", help="names of candidates")
     parser.add_argument("--tiny", action="store_true", help="networks too small to tell anything")
     parser.add_argument("--check", action="store_true")
@@ -208,6 +208,7 @@ def main() -> int:
         for turn in range(args.rounds + 1):
             for name, team in teams.items():
                 seconds, grown = team.round()
+                print(f"round {turn} of {args.rounds}, {name}: {1e3 * seconds:.1f} ms a sample", file=sys.stderr, flush=True)
                 if turn:  # the first round warms up
                     times[name].append(seconds)
                     memory[name].append(grown)
