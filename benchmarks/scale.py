@@ -208,7 +208,11 @@ def main() -> int:
         for turn in range(args.rounds + 1):
             for name, team in teams.items():
                 seconds, grown = team.round()
-                print(f"round {turn} of {args.rounds}, {name}: {1e3 * seconds:.1f} ms a sample", file=sys.stderr, flush=True)
+                print(
+                    f"round {turn} of {args.rounds}, {name}: {1e3 * seconds:.1f} ms a sample",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 if turn:  # the first round warms up
                     times[name].append(seconds)
                     memory[name].append(grown)

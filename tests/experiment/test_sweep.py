@@ -194,6 +194,8 @@ def test_a_list_that_was_spoilt(tmp_path: Path, data: Path) -> None:
         ({"table": None}, "name either a table or a source"),
         ({"seeds": [1, 1]}, r"seeds \[1, 1\]: expected different numbers"),
         ({"defaults": {"label": "label", "seed": 1}}, "defaults.seed: the file's own table, source and seeds say it"),
+        (changed(mlb={"combines": ["sgd", "mlb"]}), "methods.mlb.combines mlb: expected other methods of the file"),
+        (changed(mlb={"combines": ["adam"]}), "methods.mlb.combines adam: expected other methods"),
         (changed(mlb={"spaces": {}}), "unknown key 'methods.mlb.spaces'; did you mean 'space'?"),
         ({"space": {"optimizer.lr": {"log": [0, 1]}}}, r"'space.optimizer.lr' .*log \[0.0, 1.0\]: expected .* with 0 < a"),
         ({"space": {"optimizer.lr": {"log": [1, 2], "choice": [3]}}}, "expected one of .*, found log, choice"),
@@ -284,6 +286,36 @@ def test_lower_is_better_for_a_loss(tmp_path: Path, data: Path) -> None:
     found = sweep(file, data, tmp_path / "out", measure=StandIn(figures))
     assert found.rows()[0]["valid_loss"] == min(trial["optimizer.lr"] for trial in draw(read_sweep(file))["joint"])
     assert "lower is better" in found.text()
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("accuracy", 1), ("loss", -1)])
+def test_the_combination_that_validation_prefers_beside_the_single_methods(
+    metric: str, sign: int, tmp_path: Path, data: Path
+) -> None:
+    merit = {"joint": (0.1, 0.50), "sgd": (0.2, 0.40), "mlb": (0.3, 0.90), "ogm": (0.4, 0.45)}
+
+    def figures(values: Mapping[str, Any]) -> dict[str, Any]:
+        valid, test = merit[name_of(values)]
+        # Over joint the gains of seeds 0 and 2 are .05 apart, over sgd they are equal.
+        test += 0.05 * (name_of(values) == "joint") * (values["seed"] / 2 - 0.5)
+        return {"valid": {metric: sign * valid, "loss": sign * valid}, "test": {metric: sign * test}}
+
+    combining = {
+        "mlb": FILE["methods"]["mlb"] | {"combines": ["joint"]},  # best by test, but not by validation
+        "ogm": {"settings": {"balancer": "ogm"}, "combines": ["joint", "sgd"]},
+    }
+    file = written(tmp_path, **changed(**combining), metric=metric)
+    found = sweep(file, data, tmp_path / "out", measure=StandIn(figures))
+    assert found.combination is not None
+    assert found.combination.method == "ogm"
+    gains = found.gains()
+    assert list(gains) == ["joint", "sgd"]
+    assert gains["joint"] == pytest.approx((-0.05, 0.025))
+    assert gains["sgd"] == pytest.approx((0.05, 0.0))
+    told = found.text()
+    assert "| seconds | ogm over it |" in told
+    assert "| 2.0 | -0.0500 (0.0250) |" in told
+    assert "validation prefers ogm; by more than one standard error of seeds it is worse than joint on test" in told
 
 
 def test_a_run_that_diverges_is_never_chosen(tmp_path: Path, data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,8 +18,9 @@ FILES = sorted((ROOT / "experiments").glob("[!s]*.yaml"))
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all files: what they share is run once."""
-    return tmp_path_factory.mktemp("tables")
+    """One folder for all files, and for all processes of the test run: what they share is run once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tables"
 
 
 CHEAP = {

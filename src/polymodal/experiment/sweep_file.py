@@ -79,6 +79,7 @@ class Method(_Strict):
 
     settings: dict[str, Any] = Field({}, description="laid over the defaults; keys may be dotted")
     space: dict[str, Range] = Field({}, description="searched for this method alone, by dotted setting")
+    combines: list[str] = Field([], description="methods of the file that this one is made of")
     note: str = ""
 
 
@@ -105,6 +106,10 @@ class SweepFile(_Strict):
         for name, one in (("select_seeds", self.select_seeds), ("seeds", self.seeds)):
             if len(set(one)) != len(one) or min(one) < 0:
                 raise ValueError(f"{name} {one}: expected different numbers from 0")
+        for name, method in self.methods.items():
+            for part in method.combines:
+                if part == name or part not in self.methods:
+                    raise ValueError(f"methods.{name}.combines {part}: expected other methods of the file")
         for place, settings in self._settings():
             for key in ("table", "seed"):
                 if key in settings:
