@@ -25,6 +25,7 @@ WORKER = {
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
 }
 """The environment of a worker: one thread, and large tensors from the heap, which costs small networks a tenth less."""
+HOPELESS = 3  # cells that fail, while no run has ended well, after which no other is begun
 SELECT = 2  # seeds a trial is chosen by
 Run = Callable[[Settings, str, str], dict[str, Any]]
 """Settings of a run, folder of the data, folder of the cache -> what was found; importable, as workers call it."""
@@ -182,6 +183,10 @@ def work(run: Run, cells: list[Cell], results: Results, data: Path, budget: floa
                 if (error := future.exception()) is not None:
                     cell.failed = True
                     print(f"{cell.data}/{cell.method}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                    if sum(one.failed for one in cells) >= HOPELESS and not any(one.rows for one in cells):
+                        sys.exit(
+                            f"{HOPELESS} cells failed and no run ended well; mend that first, then start the same command"
+                        )
                     continue
                 row = cell.rows[place] = future.result()
                 results.add(cell.settings(*place), row)

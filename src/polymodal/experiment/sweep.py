@@ -11,8 +11,8 @@ from polymodal.errors import Diverged, InputError
 from polymodal.experiment.claims import Claims
 from polymodal.experiment.fingerprints import fingerprint
 from polymodal.experiment.runs import measure
-from polymodal.experiment.sweep_file import SweepFile, read_sweep
 from polymodal.experiment.sweep_board import Board, Chosen
+from polymodal.experiment.sweep_file import SweepFile, read_sweep
 from polymodal.experiment.sweep_table import Comparison
 from polymodal.experiment.trials import list_of
 from polymodal.run import logger
