@@ -1,0 +1,131 @@
+"""The methods of the three papers and their combinations under one budget: the five sweeps of experiments/, and what wins.
+
+    python benchmarks/sweeps.py ../shared/data [--sets mosi_utt ...] [--jobs 2] [--check] [--out FILE] [--cache FOLDER]
+
+Runs `polymodal sweep` on each set (about two hours of two cores in all; runs are kept in FOLDER, so that the same command goes
+on where it was stopped), and prints its tables. Of the methods that combine others (MLB inside MMLoRA's joint stage, Wander after
+MMLoRA, MLB on a Wander model) the one that validation prefers is compared with every method that combines nothing: on test it
+should be as good within one standard error. Test rows and seeds are both samples, so that the variance of a difference is that of
+the rows' means plus that of the seeds' means, less the part of both that is neither's (a random effect of each). What rows alone
+and seeds alone would say stands beside it. `--check` exits with 1 where a difference is below that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _common import circumstances, expanded, markdown, signed
+from numpy.typing import NDArray
+
+from polymodal.experiment.fingerprints import fingerprint
+from polymodal.experiment.jobs import beside
+from polymodal.experiment.sweep import sweep
+from polymodal.experiment.sweep_board import Chosen
+from polymodal.experiment.sweep_table import Comparison
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+SETS: Mapping[str, tuple[str, ...]] = {
+    "mosi_utt": ("mosi_utt",),
+    "mfeat6": ("mfeat6",),
+    "grid_digits": ("grid_digits",),
+    "grid_digits_noisy": ("grid_digits", "--snr", "-5"),
+    "emoji_groups": ("emoji_groups",),
+}
+"""By the name of the sweep file, what expand.py is asked for."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A single method beside the combination that validation prefers: how much better that is, with its standard errors."""
+
+    method: str
+    gain: float
+    error: float
+    rows: float
+    seeds: float
+
+    @classmethod
+    def of(cls, method: str, gaps: NDArray[np.float64]) -> Line:
+        """From (S, N), of each seed and test row 1 where the combination alone is right and -1 where the method alone is."""
+        seeds, rows = gaps.mean(1), gaps.mean(0)
+        of_rows, of_seeds = float(rows.var(ddof=1)) / len(rows), float(seeds.var(ddof=1)) / len(seeds)
+        rest = gaps - seeds[:, None] - rows + gaps.mean()
+        neither = float((rest**2).sum()) / ((len(seeds) - 1) * (len(rows) - 1)) / gaps.size
+        error = math.sqrt(max(of_rows + of_seeds - neither, of_rows, of_seeds))
+        return cls(method, float(gaps.mean()), error, math.sqrt(of_rows), math.sqrt(of_seeds))
+
+    @property
+    def holds(self) -> bool:
+        return self.gain >= -self.error - 1e-12
+
+
+def right(comparison: Comparison, one: Chosen, table: str, runs: Path) -> NDArray[np.float64]:
+    """(S, N) whether the chosen trial's run of a seed is right on a test row."""
+    assert one.entry is not None
+    values = comparison.file.settings(one.method, one.entry.settings) | {"table": table}
+    found = []
+    for seed in comparison.file.seeds:
+        told = pd.read_csv(runs / fingerprint(values | {"seed": seed}) / "predictions" / "test.csv")
+        found.append((told["prediction"] == told["target"]).to_numpy(float))
+    return np.stack(found)
+
+
+def lines(comparison: Comparison, table: str, runs: Path) -> list[Line]:
+    """Every single method; none where no combination stayed finite."""
+    best = comparison.combination
+    if best is None:
+        return []
+    ours, single = right(comparison, best, table, runs), comparison.gains()
+    others = [one for one in comparison.chosen if one.method in single and one.entry is not None]
+    return [Line.of(one.method, ours - right(comparison, one, table, runs)) for one in others]
+
+
+def told(comparison: Comparison, found: list[Line]) -> str:
+    """Markdown of a set."""
+    best = comparison.combination
+    if best is None:
+        return f"{comparison.text()}\nNo combination stayed finite."
+    heads = [f"{best.method} over", "difference (se)", "se of rows alone", "of seeds alone", "holds"]
+    rows = [
+        [one.method, signed((one.gain, one.error)), f"{one.rows:.3f}", f"{one.seeds:.3f}", "yes" if one.holds else "NO"]
+        for one in found
+    ]
+    missed = ", ".join(one.method for one in found if not one.holds) or "none"
+    return f"{comparison.text().replace('# ', '### ', 1)}\n{markdown(heads, rows)}\n\nMissed: {missed}."
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of the development data, with expand.py")
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--out", type=Path, help="file for the Markdown tables")
+    parser.add_argument("--cache", type=Path, default=Path("build/sweeps"), help="expanded sets and finished runs")
+    args = parser.parse_args()
+    texts, missed = [], 0
+    for name in args.sets:
+        file, out = EXPERIMENTS / f"sweep_{name}.yaml", args.cache / "runs" / name
+        expanded(args.data, SETS[name][0], args.cache, *SETS[name][1:])
+        with beside(["sweep", str(file), "--data", str(args.cache), "--out", str(out)], args.jobs - 1):
+            comparison = sweep(file, args.cache, out)
+        found = lines(comparison, comparison.file.where(args.cache), out / "runs")
+        missed += sum(not one.holds for one in found) if found else 1
+        texts.append(told(comparison, found))
+        print(texts[-1], flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("\n\n".join([*texts, circumstances()]) + "\n", encoding="utf-8")
+    print(f"\n{circumstances()}")
+    return int(bool(args.check and missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
