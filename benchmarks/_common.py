@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import polymodal
 from polymodal.progress import Progress
@@ -116,6 +117,22 @@ def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     difference = np.asarray(one) - np.asarray(other)
     error = float(np.std(difference, ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else math.nan
     return float(difference.mean()), error
+
+
+def two_way(gaps: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Mean of differences (S, N) of S seeds on N samples; its standard error, and those of samples and of seeds alone.
+
+    Seeds and samples are both random effects: the variance of the mean is that of the samples' means plus that of the seeds'
+    means, less the part that both contain, and not less than either.
+    """
+    seeds, samples = gaps.mean(1), gaps.mean(0)
+    of_samples = float(samples.var(ddof=1)) / len(samples)
+    of_seeds = float(seeds.var(ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
+    rest = gaps - seeds[:, None] - samples + gaps.mean()
+    freedom = (len(seeds) - 1) * (len(samples) - 1)
+    both = float((rest**2).sum()) / freedom / gaps.size if freedom else 0.0
+    error = math.sqrt(max(of_samples + of_seeds - both, of_samples, of_seeds))
+    return float(gaps.mean()), error, math.sqrt(of_samples), math.sqrt(of_seeds)
 
 
 def signed(difference: tuple[float, float]) -> str:

@@ -7,14 +7,14 @@ Ten conditions: `grid_digits` clean, clean with every second training row alone,
 `emoji_groups` (names, pre-trained encoders of the preset `small`, pictures of 64 pixels); and D1b, D2, D3 and D4 of
 `polymodal.data.synthetic` (validation 400, test 4000 samples). Settings are fixed beforehand, the same for all recipes of a
 condition; the best epoch on validation is kept. The advice sees training and validation alone, once a seed. What is advised is
-trained as its options say. Rivals are all that could be advised, and joint training with late fusion alone, with Multi-Loss and
-with MLB, and of an MLP with Multi-Loss. Uni-modal phases are trained once a seed and shared by the advice and by every recipe
+trained as its options say. Rivals are all that could be advised, and joint training with late fusion alone and with MLB.
+Uni-modal phases are trained once a seed and shared by the advice and by every recipe
 that begins with one.
 
-Advice holds where its test accuracy is within one standard error of the best row's. All seeds are tested on the same samples: of
-each, the share of seeds in which it is right is taken for the advised recipe (of that seed) and for the best row (of the highest
-mean); the mean of the differences has the standard error sd / sqrt(test samples). What another seed would change is left out of
-it, which makes the bar stricter, and so does it that the best row is chosen on the test split itself.
+Advice holds where its test accuracy is within one standard error of the best row's. Seeds and test samples are both drawn: of
+each seed (its advised recipe) and test sample the difference of being right to the best row (of the highest mean) is taken, and
+the variance of its mean is that of the samples' means plus that of the seeds' means, less what is neither's (`_common.two_way`).
+That the best row is chosen on the test split itself makes the bar stricter.
 
 Runs are kept in FOLDER as soon as they end, so that the same command goes on where it was stopped. With a time limit a cell is
 begun only if it should end in time. `--check` exits with 1 where the advice holds in fewer than eight of the ten.
@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 from _cells import Cell, alone, command, work, write
-from _common import Results, Settings, expanded, markdown, signed, source_digest
+from _common import Results, Settings, expanded, markdown, signed, source_digest, two_way
 from missing import ROOMS, SGD, SOUND, VIDEO
 from mmlora import EMOJI
 from numpy.typing import NDArray
@@ -111,8 +111,6 @@ def trials_of(name: str) -> dict[str, Settings]:
     recipes = {
         **{one: dict(candidate.settings) for one, candidate in CANDIDATES.items()},
         "joint": {"recipe": "joint"},
-        "multi_loss": {"recipe": "joint", "balancer": "multi_loss"},
-        "mlp_multi_loss": {"recipe": "joint", "fusion": "mlp", "balancer": "multi_loss"},
         "mlb": {"recipe": "joint", "balancer": {"name": "mlb", "apply_to": "grad" if sgd else "update"}},
     }
     # A changed rule asks for new advice, and for no other run.
@@ -282,9 +280,7 @@ def verdict(name: str, cells: list[Cell]) -> Verdict | None:
     accuracy = {method: float(one.mean()) for method, one in scores.items()}
     best = max(accuracy, key=lambda method: accuracy[method])
     own = np.stack([scores[method][seed] for seed, method in enumerate(advised)])
-    gaps = (own - scores[best]).mean(0)
-    error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    return Verdict(advised, accuracy, best, float(own.mean()), (float(gaps.mean()), error))
+    return Verdict(advised, accuracy, best, float(own.mean()), two_way(own - scores[best])[:2])
 
 
 def tables(verdicts: dict[str, Verdict | None]) -> str:
@@ -326,7 +322,7 @@ def main() -> int:
     verdicts = {name: verdict(name, cells) for name in args.sets}
     held = sum(one is not None and one.holds for one in verdicts.values())
     note = (
-        f"{args.seeds} seeds; in brackets the standard error over test samples of the mean over seeds. Asked: {ASKED} of "
+        f"{args.seeds} seeds; in brackets the standard error over seeds and test samples. Asked: {ASKED} of "
         f"{len(CONDITIONS)}."
     )
     write([tables(verdicts)], cells, note, args.out)

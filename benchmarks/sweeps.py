@@ -13,7 +13,6 @@ and seeds alone would say stands beside it. `--check` exits with 1 where a diffe
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import circumstances, expanded, markdown, signed
+from _common import circumstances, expanded, markdown, signed, two_way
 from numpy.typing import NDArray
 
 from polymodal.experiment.fingerprints import fingerprint
@@ -51,16 +50,6 @@ class Line:
     rows: float
     seeds: float
 
-    @classmethod
-    def of(cls, method: str, gaps: NDArray[np.float64]) -> Line:
-        """From (S, N), of each seed and test row 1 where the combination alone is right and -1 where the method alone is."""
-        seeds, rows = gaps.mean(1), gaps.mean(0)
-        of_rows, of_seeds = float(rows.var(ddof=1)) / len(rows), float(seeds.var(ddof=1)) / len(seeds)
-        rest = gaps - seeds[:, None] - rows + gaps.mean()
-        neither = float((rest**2).sum()) / ((len(seeds) - 1) * (len(rows) - 1)) / gaps.size
-        error = math.sqrt(max(of_rows + of_seeds - neither, of_rows, of_seeds))
-        return cls(method, float(gaps.mean()), error, math.sqrt(of_rows), math.sqrt(of_seeds))
-
     @property
     def holds(self) -> bool:
         return self.gain >= -self.error - 1e-12
@@ -84,7 +73,7 @@ def lines(comparison: Comparison, table: str, runs: Path) -> list[Line]:
         return []
     ours, single = right(comparison, best, table, runs), comparison.gains()
     others = [one for one in comparison.chosen if one.method in single and one.entry is not None]
-    return [Line.of(one.method, ours - right(comparison, one, table, runs)) for one in others]
+    return [Line(one.method, *two_way(ours - right(comparison, one, table, runs))) for one in others]
 
 
 def told(comparison: Comparison, found: list[Line]) -> str:

@@ -64,8 +64,28 @@ def test_classes_that_only_a_pair_tells() -> None:
     found = advise(of_pairs(make_setup()))
     assert max(found.alone.values()) < 0.7
     assert found.rows["frozen_features"]["accuracy"] < 0.75
-    assert found.chosen in ("frozen_mlp", "wander")
+    assert found.chosen in ("frozen_mlp", "wander", "mlp_multi_loss")
     assert found.rows[found.chosen]["accuracy"] > 0.9
+
+
+def test_encoders_that_throw_away_alone_what_counts_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    from polymodal.encoders import MLP
+
+    some = ("ume_logit", "frozen_mlp", "mlp_multi_loss")
+    monkeypatch.setattr("polymodal.analysis.advise.CANDIDATES", {name: CANDIDATES[name] for name in some})
+    found = advise(
+        replace(
+            of_pairs(make_setup()),
+            task=Classification(4),
+            train=ArrayLoader(d2(600, 1), 32, shuffle=True),
+            valid=ArrayLoader(d2(200, 2), 200),
+            make_encoder=lambda m: MLP(5, dim=8, hidden=[32]),
+        )
+    )
+    assert found.chosen == "mlp_multi_loss"
+    assert found.rows["frozen_mlp"]["accuracy"] < 0.8
+    assert found.rows["mlp_multi_loss"]["accuracy"] > 0.85
+    assert "Try: --recipe joint --fusion mlp --balancer multi_loss" in found.text()
 
 
 def test_what_is_advised_is_what_was_compared() -> None:
@@ -74,7 +94,10 @@ def test_what_is_advised_is_what_was_compared() -> None:
     alone = {stage: one for stage, one in setup.finished.items() if stage.startswith("unimodal")}
     for name in CANDIDATES:
         config = load_config(laid(setup.config.model_dump(), CANDIDATES[name].settings))
-        own = replace(setup, config=config, finished=dict(alone))  # two candidates have a stage of one name
+        balancer = resolve("balancers", config.balancer.name)
+        own = replace(
+            setup, config=config, finished=dict(alone), make_balancer=balancer
+        )  # two have a stage of one name
         recipe = resolve("recipes", config.recipe.name)
         found = setup.evaluate(recipe(own, **config.recipe.arguments).model)
         assert found.metrics["loss"] == pytest.approx(told[name]["loss"]), name
@@ -91,7 +114,9 @@ def test_uni_modal_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Setup, "fit", counted)
     advise(make_setup())
-    assert sorted(trained) == ["frozen_features", "frozen_features", "unimodal_x1", "unimodal_x2", "wander"]
+    assert sorted(trained) == [
+        "frozen_features", "frozen_features", "joint", "joint", "unimodal_x1", "unimodal_x2", "wander",
+    ]  # fmt: skip
 
 
 def test_what_cannot_be_compared() -> None:
