@@ -112,8 +112,8 @@ def diagnose(
 ) -> None:
     """Tell on the validation split which modality of a run is under-trained, by how much, and what to try.
 
-    Of a table, before any joint training: train each modality alone, try what costs little on top of the frozen encoders, and
-    say which recipe to take.
+    Of a table, before training: train each modality alone, try what costs little on top of the frozen encoders, train jointly
+    twice (Multi-Loss, linear and MLP), and say which recipe to take.
 
     Parameters
     ----------
