@@ -5,10 +5,11 @@
 Runs `polymodal sweep` on each set (about two hours of two cores in all; runs are kept in FOLDER, so that the same command goes
 on where it was stopped), and prints its tables. Of the methods that combine others (MLB inside MMLoRA's joint stage, Wander after
 MMLoRA, MLB on a Wander model) the one that validation prefers is compared with every method that combines nothing: on test it
-should be as good as what each of the three papers proposes (MMLoRA, Wander, MLB), within one standard error. Test rows and seeds are both samples, so that the variance of a difference is that of
-the rows' means plus that of the seeds' means, less the part of both that is neither's (a random effect of each). What rows alone
-and seeds alone would say stands beside it, and so do the methods that the papers compare with. `--check` exits with 1 where a paper's
-method is better by more than that.
+should be as good as what each of the three papers proposes (MMLoRA, Wander, MLB), within one standard error.
+
+Test rows and seeds are both samples, so that the variance of a difference is that of the rows' means plus that of the seeds'
+means, less the part of both that is neither's (`_common.two_way`). What rows alone and seeds alone would say stands beside it,
+and so do the methods that the papers compare with. `--check` exits with 1 where a paper's method is better by more than that.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def told(comparison: Comparison, found: list[Line]) -> str:
     below = [one.method for one in found if not one.holds]
     missed = ", ".join(name for name in below if name in PROPOSED) or "none"
     others = ", ".join(name for name in below if name not in PROPOSED) or "none"
-    return f"{comparison.text().replace('# ', '### ', 1)}\n{markdown(heads, rows)}\n\nMissed: {missed}. Better among what the papers compare with: {others}."
+    verdict = f"Missed: {missed}. Better among what the papers compare with: {others}."
+    return f"{comparison.text().replace('# ', '### ', 1)}\n{markdown(heads, rows)}\n\n{verdict}"
 
 
 def main() -> int:
