@@ -49,15 +49,37 @@ def of_pairs(setup: Setup) -> Setup:
     )
 
 
-def test_modalities_that_add_up_are_averaged() -> None:
+def test_where_validation_cannot_tell_the_first_in_order_is_advised() -> None:
     found = advise(make_setup())
-    assert set(found.rows) == set(CANDIDATES)
-    assert found.chosen in ("unimodal", "ume_logit", "ume_prob", "frozen_features")
+    assert list(found.rows) == list(CANDIDATES)
+    assert found.chosen in ("multi_loss", "unimodal", "ume_logit", "ume_prob", "frozen_features")
     best = max(row["accuracy"] for row in found.rows.values())
     row = found.rows[found.chosen]
     assert row["accuracy"] >= best - row["se_of_difference"] - 1e-9
     assert set(found.alone) == {"x1", "x2"}
     assert f"Try: {CANDIDATES[found.chosen].options}" in found.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, "multi_loss"),
+        ({"preset": "tiny"}, "multi_loss"),
+        ({"encoders": {"image": "image_cnn"}}, "multi_loss"),
+        ({"preset": "small"}, "unimodal"),
+        ({"encoders": {"image": "image_cnn", "text": "minilm_l6"}}, "unimodal"),
+        ({"encoders": {"image": {"name": "vit", "weights": "vit.safetensors"}}}, "unimodal"),
+    ],
+)
+def test_equals_are_decided_by_where_encoders_begin(
+    settings: dict[str, Any], first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every candidate is as good as the others.
+    alike = {name: replace(one, train=CANDIDATES["unimodal"].train) for name, one in CANDIDATES.items()}
+    monkeypatch.setattr("polymodal.analysis.advise.CANDIDATES", alike)
+    setup = make_setup()
+    config = load_config(laid(setup.config.model_dump(exclude={"encoders", "preset"}), settings))
+    assert advise(replace(setup, config=config)).chosen == first
 
 
 def test_classes_that_only_a_pair_tells() -> None:
