@@ -318,6 +318,18 @@ def test_the_combination_that_validation_prefers_beside_the_single_methods(
     assert "validation prefers ogm; by more than one standard error of seeds it is worse than joint on test" in told
 
 
+def test_a_single_method_without_a_figure_is_not_called_better(tmp_path: Path, data: Path) -> None:
+    def figures(values: Mapping[str, Any]) -> dict[str, Any]:
+        if name_of(values) == "sgd" and values["seed"] == 2:  # a seed of the comparison, not of the search
+            raise Diverged("the loss became nan")
+        return rate_decides(values)
+
+    combining = {"mlb": FILE["methods"]["mlb"] | {"combines": ["joint"]}}
+    found = sweep(written(tmp_path, **changed(**combining)), data, tmp_path / "out", measure=StandIn(figures))
+    assert math.isnan(found.gains()["sgd"][0])
+    assert "it is worse than none of the others, leaving out sgd, where a run was not finite, on test" in found.text()
+
+
 def test_a_run_that_diverges_is_never_chosen(tmp_path: Path, data: Path) -> None:
     def figures(values: Mapping[str, Any]) -> dict[str, Any]:
         if name_of(values) == "sgd" or values["optimizer"]["lr"] == worst:

@@ -97,8 +97,10 @@ class Comparison:
             "seconds of one training. All trials: `leaderboard.csv`."
         )
         if best is not None:
-            below = [method for method, (gain, se) in gains.items() if not gain >= -(0 if math.isnan(se) else se)]
+            below = [method for method, (gain, se) in gains.items() if gain < -(0 if math.isnan(se) else se)]
+            unknown = [method for method, (gain, _) in gains.items() if math.isnan(gain)]
             verdict = f"worse than {', '.join(below)}" if below else "worse than none of the others"
+            verdict += f", leaving out {', '.join(unknown)}, where a run was not finite," if unknown else ""
             said += (
                 f" Of the methods that combine others validation prefers {best.method}; by more than one standard error of "
                 f"seeds it is {verdict} on test (above 0 it is better)."
