@@ -6,10 +6,9 @@
 Ten conditions: `grid_digits` clean, clean with every second training row alone, and with noise at -5 dB; `mosi_utt`; `mfeat6`;
 `emoji_groups` (names, pre-trained encoders of the preset `small`, pictures of 64 pixels); and D1b, D2, D3 and D4 of
 `polymodal.data.synthetic` (validation 400, test 4000 samples). Settings are fixed beforehand, the same for all recipes of a
-condition; the best epoch on validation is kept. The advice sees training and validation alone, once a seed. What is advised is
-trained as its options say. Rivals are all that could be advised, and joint training with late fusion alone and with MLB.
-Uni-modal phases are trained once a seed and shared by the advice and by every recipe
-that begins with one.
+condition; the best epoch on validation is kept. The advice sees training and validation alone, once a seed, in five folds. What
+is advised is trained as its options say. Rivals are all that could be advised, and joint training without any balancing.
+Uni-modal phases are trained once a seed and shared by every recipe that begins with one.
 
 Advice holds where its test accuracy and one standard error reach the accuracy of the best row, as in auto.py. The standard error
 is that of the advised recipe's accuracy: over test samples, of the share of seeds in which each is right. Stricter, as the same
@@ -22,6 +21,7 @@ begun only if it should end in time. `--check` exits with 1 where the advice hol
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import json
@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ from missing import ROOMS, SGD, SOUND, VIDEO
 from mmlora import EMOJI
 from numpy.typing import NDArray
 
-from polymodal.analysis.advise import CANDIDATES
+from polymodal.analysis.advise import CANDIDATES, Judged, decide
 from polymodal.config import laid
+from polymodal.tasks import Classification
 
+FOLDS = 5
+ADVICE = [f"advice{fold}" for fold in range(FOLDS)]
+"""Rows of the advice: what is judged in each fold."""
 ASKED = 8
 """Conditions in which the advice must hold."""
 VALID, TEST = 400, 4000
@@ -106,16 +111,13 @@ balancing.py; emoji 3 instead of 5, which is half of what all ten take."""
 def trials_of(name: str) -> dict[str, Settings]:
     """Settings of the advice and of every recipe in a condition, by the name of the row."""
     own = CONDITIONS[name].settings
-    # An optimiser that normalises gradients is nearly blind to MLB's; recipe auto chooses in the same way.
-    sgd = own.get("optimizer", {}).get("name") == "sgd"
-    recipes = {
-        **{one: dict(candidate.settings) for one, candidate in CANDIDATES.items()},
-        "joint": {"recipe": "joint"},
-        "mlb": {"recipe": "joint", "balancer": {"name": "mlb", "apply_to": "grad" if sgd else "update"}},
+    recipes = {**{one: dict(candidate.settings) for one, candidate in CANDIDATES.items()}, "joint": {"recipe": "joint"}}
+    # A changed way to advise asks for new advice, and for no other run.
+    advice = {"settings": own, "source": source_digest("analysis/advise", "data/split")}
+    return {
+        **dict.fromkeys(ADVICE, advice),
+        **{row: {"settings": laid(own, recipe)} for row, recipe in recipes.items()},
     }
-    # A changed rule asks for new advice, and for no other run.
-    advice = {"settings": own, "rule": source_digest("analysis/advise")}
-    return {"advice": advice, **{row: {"settings": laid(own, recipe)} for row, recipe in recipes.items()}}
 
 
 # One run, in a worker -------------------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def config_of(job: Settings, folder: str) -> Any:
         "label": "label",
         "seed": job["seed"],
         "train": {"epochs": job["epochs"], "device": "cpu", **batch},
-        "data": {"modalities": list(one.modalities), **cache},
+        "data": {"modalities": list(one.modalities), "decoded": str(Path(folder) / "decoded"), **cache},
     }
     return load_config(laid(common, job["trial"]["settings"]))
 
@@ -168,75 +170,119 @@ def config_of(job: Settings, folder: str) -> Any:
 def setup_of(job: Settings, data: str, folder: str) -> tuple[Any, Any]:
     """Set-up of one run and the loader of its test split, which is the same for every seed."""
     if CONDITIONS[job["data"]].kind is None:
-        return synthetic_setup(job, folder)
+        train, valid, test = samples_of(job)
+        return synthetic_setup(job, folder, train, valid), loader_of(test)
     predictor, parts = assembled(job["data"], data, folder)
     predictor.config = config_of(job, folder)
     return predictor._setup(parts, None), predictor._loader(parts.samples["test"], 256)
 
 
-def synthetic_setup(job: Settings, folder: str) -> tuple[Any, Any]:
-    """The same of a synthetic set."""
-    from adapters import Raw
+def fold_of(job: Settings, number: int, data: str, folder: str) -> tuple[Any, Any]:
+    """Set-up of one fold and the loader of what it holds out."""
+    import torch
 
-    from polymodal import names
+    import polymodal as pm
+
+    if CONDITIONS[job["data"]].kind is not None:
+        predictor = pm.Predictor(config=config_of(job, folder), show=False)
+        rounds = predictor.rounds(str(table_of(job["data"], Path(data), Path(folder))), folds=FOLDS)
+        return next(islice(rounds, number, None))
+    train, valid, _ = samples_of(job)
+    inputs = {m: torch.cat([train.inputs[m], valid.inputs[m]]) for m in train.inputs}
+    both = train._replace(inputs=inputs, target=torch.cat([train.target, valid.target]))
+    order = np.random.default_rng(job["seed"]).permutation(len(both.target))
+    held = order[number::FOLDS]
+    rest = np.setdiff1d(order, held, assume_unique=True)
+    tenth = len(rest) // 10
+    held_out, chosen, taught = (at(both, torch.from_numpy(places)) for places in (held, rest[:tenth], rest[tenth:]))
+    return synthetic_setup(job, folder, taught, chosen), loader_of(held_out)
+
+
+def at(data: Any, places: Any) -> Any:
+    """Some samples of a synthetic set."""
+    return data._replace(inputs={m: one[places] for m, one in data.inputs.items()}, target=data.target[places])
+
+
+def loader_of(data: Any) -> Any:
+    """Batches for evaluation."""
+    from polymodal.data.synthetic import ArrayLoader
+
+    return ArrayLoader(data, 1000)
+
+
+def samples_of(job: Settings) -> Any:
+    """Samples for training, validation and test of a synthetic set."""
     from polymodal.data import synthetic
-    from polymodal.encoders import MLP
-    from polymodal.recipes.base import Setup
-    from polymodal.tasks import Classification
 
     def d1(settings: synthetic.D1Settings) -> Callable[[int, int], synthetic.Arrays]:
         return lambda n, seed: synthetic.d1(**(settings | {"n": n}), seed=seed)
 
-    make, count, classes = {
-        "d1b": (d1(synthetic.D1B), synthetic.D1B["n"], 8),
-        "d2": (synthetic.d2, 1000, 4),
-        "d3": (d1(synthetic.D3), synthetic.D3["n"], 8),
-        "d4": (synthetic.d4, 1500, 6),
+    make, count = {
+        "d1b": (d1(synthetic.D1B), synthetic.D1B["n"]),
+        "d2": (synthetic.d2, 1000),
+        "d3": (d1(synthetic.D3), synthetic.D3["n"]),
+        "d4": (synthetic.d4, 1500),
     }[job["data"]]
-    train, valid, test = make(count, 2 * job["seed"] + 1), make(VALID, 2 * job["seed"] + 2), make(TEST, 0)
+    return make(count, 2 * job["seed"] + 1), make(VALID, 2 * job["seed"] + 2), make(TEST, 0)
+
+
+def synthetic_setup(job: Settings, folder: str, train: Any, valid: Any) -> Any:
+    """Set-up of a run on a synthetic set."""
+    from adapters import Raw
+
+    from polymodal import names
+    from polymodal.data.synthetic import ArrayLoader
+    from polymodal.encoders import MLP
+    from polymodal.recipes.base import Setup
+    from polymodal.tasks import Classification
+
     config = config_of(job, folder)
     balancer = names.resolve("balancers", config.balancer.name)
     batch = config.train.batch_size
-    setup = Setup(
+    return Setup(
         modalities=("x1", "x2"),
-        task=Classification(classes),
+        task=Classification(int(train.target.max()) + 1),
         config=config,
-        train=synthetic.ArrayLoader(train, batch, shuffle=True, seed=job["seed"]),
-        valid=synthetic.ArrayLoader(valid, 1000),
+        train=ArrayLoader(train, batch, shuffle=True, seed=job["seed"]),
+        valid=loader_of(valid),
         make_encoder=lambda m: Raw() if job["data"] == "d4" else MLP(train.inputs[m].shape[1], dim=32, hidden=[64, 64]),
         make_balancer=lambda: balancer(**config.balancer.arguments),
         show=False,
     )
-    return setup, synthetic.ArrayLoader(test, 1000)
 
 
 def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
-    """The advice of one seed; or of one recipe, on which test samples it is right."""
+    """What one fold of the advice hears of each candidate; or of one recipe, on which test samples it is right."""
     import torch
 
     from polymodal import names
-    from polymodal.analysis.advise import advise
+    from polymodal.analysis.advise import judge
     from polymodal.errors import Diverged
     from polymodal.evaluate import evaluate
     from polymodal.recipes.base import Only
 
     torch.set_num_threads(1)
     logging.getLogger("polymodal").setLevel(logging.ERROR)
-    advice = job["method"] == "advice"
-    setup, test = setup_of(job, data, folder)
     began = time.perf_counter()
-    if setup.config.recipe.name != "joint" or advice:
+    if job["method"] in ADVICE:
+        told = judge(*fold_of(job, ADVICE.index(job["method"]), data, folder))
+        judged = {
+            "metric": told.metric,
+            "target": packed(told.target),
+            "alone": {m: packed(one) for m, one in told.alone.items()},
+            "found": {name: packed(one) for name, one in told.found.items()},
+        }
+        return {"test": {"accuracy": math.nan}, "judged": judged, "seconds": round(time.perf_counter() - began, 2)}
+    setup, test = setup_of(job, data, folder)
+    if setup.config.recipe.name != "joint":
         own = json.dumps([CONDITIONS[job["data"]].settings, source_digest(*ROOMS)], sort_keys=True)
         place = f"{job['data']}-{job['epochs']}-{job['seed']}-{hashlib.sha256(own.encode()).hexdigest()[:12]}"
         alone(setup, Path(folder) / "phases" / place)
-    if advice:
-        found = advise(setup).to_dict()
-        return {"test": {"accuracy": math.nan}, "advice": found, "seconds": round(time.perf_counter() - began, 2)}
     recipe = names.resolve("recipes", setup.config.recipe.name)
     try:
         model = recipe(setup, **setup.config.recipe.arguments).model
-        told = evaluate(model, Only(test, model.modalities), setup.task)
-        right = told.probabilities.argmax(1) == told.target
+        found = evaluate(model, Only(test, model.modalities), setup.task)
+        right = found.probabilities.argmax(1) == found.target
     except Diverged:
         right = np.zeros(sum(len(batch.target) for batch in test), dtype=bool)
     return {
@@ -245,6 +291,17 @@ def run(job: Settings, data: str, folder: str) -> dict[str, Any]:
         "samples": len(right),
         "seconds": round(time.perf_counter() - began, 2),
     }
+
+
+def packed(array: NDArray[Any]) -> list[Any]:
+    """An array as its shape and bytes; probabilities as float32."""
+    kept = array.astype(np.int32 if array.dtype.kind in "iu" else np.float32)
+    return [kept.dtype.str, list(kept.shape), base64.b64encode(kept.tobytes()).decode()]
+
+
+def unpacked(kept: list[Any]) -> NDArray[Any]:
+    """What `packed` was given."""
+    return np.frombuffer(base64.b64decode(kept[2]), np.dtype(kept[0])).reshape(kept[1])
 
 
 # The tables -----------------------------------------------------------------------------------------------------------
@@ -277,18 +334,38 @@ class Verdict:
         return self.difference[0] >= -self.difference[1] - 1e-12
 
 
+def advised(folds: list[dict[str, Any]]) -> str:
+    """The candidate that the advice names, from what was judged in all folds."""
+    classes = unpacked(next(iter(folds[0]["judged"]["alone"].values()))).shape[1]
+    judged = [
+        Judged(
+            Classification(classes),
+            one["metric"],
+            unpacked(one["target"]),
+            *({name: unpacked(kept).astype(float) for name, kept in one[kind].items()} for kind in ("alone", "found")),
+        )
+        for one in (row["judged"] for row in folds)
+    ]
+    return decide(judged).chosen
+
+
 def verdict(name: str, cells: list[Cell]) -> Verdict | None:
-    """Of one condition; None where a run is missing."""
-    found = {cell.method: cell.result() for cell in cells if cell.data == name}
-    if not all(found.values()):
+    """Of one condition, over the seeds that were advised; None where a run is missing."""
+    own = {cell.method: cell for cell in cells if cell.data == name}
+    seeds = [seed for seed in range(own["joint"].seeds) if all((0, seed) in cell.rows for cell in own.values())]
+    if not seeds:
         return None
-    advised = [row["advice"]["chosen"] for row in found.pop("advice")]
-    scores = {method: np.stack([right(row) for row in rows]) for method, rows in found.items()}
+    chosen = [advised([own[fold].rows[0, seed] for fold in ADVICE]) for seed in seeds]
+    scores = {
+        method: np.stack([right(cell.rows[0, seed]) for seed in seeds])
+        for method, cell in own.items()
+        if method not in ADVICE
+    }
     accuracy = {method: float(one.mean()) for method, one in scores.items()}
     best = max(accuracy, key=lambda method: accuracy[method])
-    own = np.stack([scores[method][seed] for seed, method in enumerate(advised)])
-    error = float(own.mean(0).std(ddof=1)) / math.sqrt(own.shape[1])
-    return Verdict(advised, accuracy, best, float(own.mean()), error, two_way(own - scores[best])[:2])
+    taken = np.stack([scores[method][place] for place, method in enumerate(chosen)])
+    error = float(taken.mean(0).std(ddof=1)) / math.sqrt(taken.shape[1])
+    return Verdict(chosen, accuracy, best, float(taken.mean()), error, two_way(taken - scores[best])[:2])
 
 
 def tables(verdicts: dict[str, Verdict | None]) -> str:

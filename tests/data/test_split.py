@@ -9,13 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polymodal.data.schema import infer
-from polymodal.data.split import Split, split_rows
+from polymodal.data.split import Split, fold_rows, split_rows
 from polymodal.data.table import Table, read_table
 from polymodal.errors import InputError
 
 
 def table(**columns: Any) -> Table:
     return read_table(pd.DataFrame(columns))
+
+
+def folds(cells: Table, count: int, *, valid: Table | None = None, **options: Any) -> list[Split]:
+    schema = infer(cells, "y", **options)
+    found = split_rows(cells, schema, valid=valid, seed=0)
+    return list(fold_rows(cells, schema, found, count, seed=0, second=valid is not None))
 
 
 def split(cells: Table, *, valid: Table | None = None, seed: int = 0, **options: Any) -> Split:
@@ -133,3 +139,47 @@ def test_groups_of_classes_smaller_than_the_share():
     assert 0 < len(rows["valid"]) <= 10
     held, trained = ({groups[i] for i in rows[part]} for part in ("valid", "train"))
     assert not held & trained
+
+
+def test_folds_hold_every_row_out_once_but_one_of_each_class():
+    parts = ["train"] * 80 + ["valid"] * 20 + ["test"] * 20
+    cells = table(x=range(120), y=["a"] * 60 + ["b"] * 39 + ["rare"] + ["a"] * 20, split=parts)
+    found = folds(cells, 5)
+    assert len(found) == 5
+    held = np.concatenate([rows["test"] for rows, _ in found])
+    assert len(held) == len(set(held)) == 97
+    assert max(held) < 100
+    for rows, notes in found:
+        whole = np.concatenate([rows["train"], rows["valid"], rows["test"]])
+        assert sorted(whole) == list(range(100)), "no test row of the table, and each of the others once"
+        assert 99 in rows["train"], "the only sample of its class"
+        assert abs(np.sum(rows["test"] < 60) - 12) <= 1, "alike in every class"
+        assert len(rows["valid"]) == 8
+        assert f"{len(rows['train'])} train, 8 valid, {len(rows['test'])} held out" in notes[0]
+
+
+def test_folds_of_whole_groups():
+    groups = [f"g{i // 5}" for i in range(60)]
+    cells = table(x=range(60), y=list("ab") * 30, who=groups, split=["train"] * 45 + ["valid"] * 5 + ["test"] * 10)
+    found = folds(cells, 4, group="who")
+    assert sorted(np.concatenate([rows["test"] for rows, _ in found])) == list(range(50))
+    for rows, _ in found:
+        parts = [{groups[row] for row in rows[part]} for part in ("train", "valid", "test")]
+        assert all(parts)
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 10
+    with pytest.raises(InputError, match="the groups of training and validation are too few for 10 folds"):
+        folds(cells, 10, group="who")
+
+
+def test_folds_leave_a_second_table_to_choose_epochs():
+    first, second = table(x=range(20), y=list("ab") * 10), table(x=range(4), y=list("abab"))
+    for rows, _ in folds(first, 3, valid=second):
+        assert rows["valid"].tolist() == [0, 1, 2, 3]
+        assert sorted(np.concatenate([rows["train"], rows["test"]])) == list(range(20))
+
+
+@pytest.mark.parametrize(("count", "message"), [(1, "at least two"), (9, "the samples .* are too few for 9 folds")])
+def test_folds_of_too_few(count, message):
+    cells = table(x=range(10), y=list("ab") * 5, split=["train"] * 8 + ["valid"] * 2)
+    with pytest.raises(InputError, match=message):
+        folds(cells, count)

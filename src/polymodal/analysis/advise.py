@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from polymodal.balancers import Balancer, MultiLoss
-from polymodal.config import Config, Part
-from polymodal.encoders.by_kind import DEFAULTS
-from polymodal.encoders.presets import PRESETS, PRETRAINED
-from polymodal.errors import InputError
-from polymodal.evaluate import Evaluation
+import numpy as np
+from numpy.typing import NDArray
+
+from polymodal.balancers import MLB, Balancer, MultiLoss
+from polymodal.config import Part
+from polymodal.errors import Diverged, InputError
+from polymodal.evaluate import Evaluation, evaluate
+from polymodal.fit import Sized
+from polymodal.model import MultimodalModel
 from polymodal.recipes.auto import one_standard_error
-from polymodal.recipes.base import Result, Setup
+from polymodal.recipes.base import Only, Result, Setup
 from polymodal.recipes.frozen import frozen_features
 from polymodal.recipes.joint import train_jointly
 from polymodal.recipes.ume import ume
 from polymodal.recipes.unimodal import train_each, unimodal
 from polymodal.recipes.wander import wander
 from polymodal.run import logger
-from polymodal.tasks import Retrieval
+from polymodal.tasks import Retrieval, Task
 
-__all__ = ["CANDIDATES", "Advice", "Candidate", "advise"]
+__all__ = ["CANDIDATES", "Advice", "Candidate", "Judged", "advise", "decide", "judge"]
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,16 @@ def _frozen(fusion: str) -> Callable[[Setup], Result]:
     return train
 
 
-def _together(fusion: str) -> Callable[[Setup], Result]:
+def _together(fusion: str, balancer: Callable[[], Balancer]) -> Callable[[Setup], Result]:
     def train(setup: Setup) -> Result:
         config = setup.config.model_copy(update={"fusion": Part(name=fusion)})
-        return train_jointly(replace(setup, config=config), MultiLoss(), "joint")
+        return train_jointly(replace(setup, config=config), balancer(), "joint")
 
     return train
 
 
-def _jointly(fusion: str) -> dict[str, Any]:
-    return {"recipe": {"name": "joint"}, "fusion": {"name": fusion}, "balancer": {"name": "multi_loss"}}
+def _jointly(fusion: str, balancer: str, **arguments: Any) -> dict[str, Any]:
+    return {"recipe": {"name": "joint"}, "fusion": {"name": fusion}, "balancer": {"name": balancer, **arguments}}
 
 
 CANDIDATES: dict[str, Candidate] = {
@@ -102,34 +105,63 @@ CANDIDATES: dict[str, Candidate] = {
     "multi_loss": Candidate(
         "--recipe joint --fusion concat --balancer multi_loss",
         "encoders that are trained together learn more than each alone, as long as each has a loss of its own",
-        _jointly("concat"),
-        _together("concat"),
+        _jointly("concat", "multi_loss"),
+        _together("concat", MultiLoss),
+    ),
+    "mlb": Candidate(
+        "--recipe joint --fusion concat --balancer mlb balancer.apply_to=update",
+        "one encoder learns more slowly than another, and coefficients let it catch up",
+        _jointly("concat", "mlb", apply_to="update"),
+        _together("concat", lambda: MLB(apply_to="update")),
     ),
     "mlp_multi_loss": Candidate(
         "--recipe joint --fusion mlp --balancer multi_loss",
         "what one modality says depends on another, and encoders that are trained alone throw that away",
-        _jointly("mlp"),
-        _together("mlp"),
+        _jointly("mlp", "multi_loss"),
+        _together("mlp", MultiLoss),
     ),
 }
 """What is compared, the simplest first."""
-DEFAULT = "multi_loss"
-"""What is advised of encoders from scratch unless something is distinguishably better."""
+ENOUGH = 2000
+"""Samples judged after which no further fold is trained: what two candidates differ by is then known to half a point."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What models said of samples that they were not trained on.
+
+    Attributes:
+        task: of the models.
+        metric: what is compared.
+        target: (N, ...) of the samples.
+        alone: probabilities (N, C) of each modality alone.
+        found: of each candidate.
+    """
+
+    task: Task
+    metric: str
+    target: NDArray[Any]
+    alone: dict[str, NDArray[np.float64]]
+    found: dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to train with, and the validation figures that say so.
+    """What to train with, and the figures over all held-out samples that say so.
 
     Attributes:
-        chosen: name of the candidate.
+        chosen: name of the candidate that is best.
+        simplest: the first of `CANDIDATES` that is not distinguishably worse; the same if there is none simpler.
         metric: what was compared.
+        samples: that the figures are of.
         alone: figure of each modality alone.
         rows: of each candidate its figure, the standard error of its difference to the best, and its loss.
     """
 
     chosen: str
+    simplest: str
     metric: str
+    samples: int
     alone: dict[str, float]
     rows: dict[str, dict[str, float]]
 
@@ -141,47 +173,64 @@ class Advice:
     def text(self) -> str:
         """A page for the terminal."""
         width = max(len(name) for name in (*self.alone, *self.rows)) + 6
-        lines = [f"{self.metric} on validation", ""]
+        lines = [f"{self.metric} on {self.samples} samples, each held out once", ""]
         lines += [f"  {f'{m} alone':{width}} {figure:.4f}" for m, figure in self.alone.items()]
         for name, row in self.rows.items():
-            mark = "  <- chosen" if name == self.chosen else ""
+            mark = "  <- best" if name == self.chosen else ""
             lines.append(f"  {name:{width}} {row[self.metric]:.4f}  ({row['se_of_difference']:.4f}){mark}")
-        one = CANDIDATES[self.chosen]
-        return "\n".join([*lines, "", f"Try: {one.options}", f"  as {one.why}."])
+        lines += ["", f"Try: {CANDIDATES[self.chosen].options}", f"  as {CANDIDATES[self.chosen].why}."]
+        if self.simplest != self.chosen:
+            lines.append(f"Simpler, and as good as far as these samples tell: {CANDIDATES[self.simplest].options}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "chosen": self.chosen, "options": CANDIDATES[self.chosen].options, "metric": self.metric, "alone": self.alone,
+            "chosen": self.chosen,
+            "options": CANDIDATES[self.chosen].options,
+            "simplest": self.simplest,
+            "metric": self.metric,
+            "samples": self.samples,
+            "alone": self.alone,
             "candidates": self.rows,
-        }  # fmt: skip
+        }
 
 
-def advise(setup: Setup) -> Advice:
-    """Train each modality alone, try what costs little on top of the frozen encoders, train jointly twice, and say how to train.
+def advise(rounds: Iterable[tuple[Setup, Sized]]) -> Advice:
+    """Train each modality alone, heads on the frozen encoders, and joint models, on every fold of the data; say which to take.
 
     Heads on frozen features tell, for the price of the uni-modal trainings, whether modalities add up (an average does), need
     weights of their own (a linear head), depend on each other (an MLP sees pairs of features that a linear head does not), or
-    meet in their tokens alone (Wander). Two joint trainings with Multi-Loss, of a linear head and of an MLP, tell whether the
-    encoders must learn together, as where what counts is thrown away by encoders that are trained alone; all takes about three
-    times as long as one joint training.
+    meet in their tokens alone (Wander). Three joint trainings, Multi-Loss with a linear head and with an MLP, and MLB, tell
+    whether the encoders must learn together, as where what counts is thrown away by encoders that are trained alone.
 
-    A hundred validation samples hardly tell such candidates apart, so that it matters what is taken where they cannot. The advice
-    is the first, in a fixed order, that is not distinguishably worse than the best on validation
-    (`recipes.auto.one_standard_error`): the simplest first where an encoder begins with weights, and where all begin from
-    scratch the joint model with Multi-Loss before the simplest, as the papers find (Kontras et al. 2024, figure 3: uni-modal
-    losses help encoders from scratch; MMLoRA, anonymous 2023, table 5: of pre-trained ones ensembles beat joint training).
+    The hundred samples of a validation split hardly tell such candidates apart, and the same split chooses the epoch of each,
+    which flatters those whose figures go up and down. All is trained on several folds therefore: each sample of training and
+    validation is judged once, by models that neither were trained nor had their epoch chosen on it. The best over all of them is
+    advised. A fold takes about four times as long as one joint training; large data need fewer folds, as the last are left out
+    once 2,000 samples have been judged.
 
     Args:
-        setup: of a run, as `Predictor.setup` gives it; its balancer and fusion play no part.
+        rounds: of each fold a run's set-up and batches of what it holds out, as `Predictor.rounds` gives them; balancer and
+            fusion of the set-ups play no part.
 
     Raises:
         InputError: no validation split, one modality, or retrieval.
 
     Source: Du et al. 2023, section 4.3, for the comparison of an average with a linear head; the rest is ours.
     """
+    judged: list[Judged] = []
+    for setup, held_out in rounds:
+        judged.append(judge(setup, held_out))
+        if sum(len(one.target) for one in judged) >= ENOUGH:
+            break
+    return decide(judged)
+
+
+def judge(setup: Setup, held_out: Sized) -> Judged:
+    """What the uni-modal models and all candidates of one fold say of what it holds out; see `advise`."""
     if setup.valid is None:
-        raise InputError("diagnosing a table compares on a validation split; give one")
+        raise InputError("diagnosing a table chooses epochs on a validation split; give one")
     if len(setup.modalities) < 2:
         raise InputError(f"there is one modality, {setup.modalities[0]!r}, and so nothing to combine")
     if isinstance(setup.task, Retrieval):
@@ -189,37 +238,46 @@ def advise(setup: Setup) -> Advice:
     setup = replace(setup, make_balancer=Balancer)
     models, _ = train_each(setup)
     shared = dict(setup.finished)
-    metric = setup.config.train.metric or setup.task.default_metric
+    told = {m: _evaluated(model, held_out, setup) for m, model in models.items()}
     found: dict[str, Evaluation] = {}
     for name, one in CANDIDATES.items():
         try:
             result = one.train(replace(setup, finished=dict(shared)))
+            found[name] = _evaluated(result.model, held_out, setup)
+        except Diverged as error:
+            logger.info("diagnose: %s diverged: %s", name, error)
         except InputError as error:
             if name != "wander":
                 raise
             logger.info("diagnose: no Wander on these encoders: %s", error)
-            continue
-        found[name] = setup.evaluate(result.model)
-    found = {name: found[name] for name in _order(setup.config) if name in found}
-    sign = 1.0 if metric in setup.task.lower_is_better else -1.0
-    figures = [setup.task.figures(metric, one.probabilities, one.target) for one in found.values()]
-    chosen, errors = one_standard_error(figures, [sign * one.metrics[metric] for one in found.values()])
+    return Judged(
+        setup.task,
+        setup.config.train.metric or setup.task.default_metric,
+        next(iter(told.values())).target,
+        {m: one.probabilities for m, one in told.items()},
+        {name: one.probabilities for name, one in found.items()},
+    )
+
+
+def decide(folds: Sequence[Judged]) -> Advice:
+    """The advice, from what was said in all folds; a candidate that failed in one of them is left out."""
+    task, metric = folds[0].task, folds[0].metric
+    target = np.concatenate([one.target for one in folds])
+    alone = {m: np.concatenate([one.alone[m] for one in folds]) for m in folds[0].alone}
+    names = [name for name in CANDIDATES if all(name in one.found for one in folds)]
+    found = {name: np.concatenate([one.found[name] for one in folds]) for name in names}
+    metrics = {name: task.metrics(one, target) for name, one in found.items()}
+    sign = 1.0 if metric in task.lower_is_better else -1.0
+    figures = [task.figures(metric, one, target) for one in found.values()]
+    simplest, errors = one_standard_error(figures, [sign * one[metric] for one in metrics.values()])
     rows = {
-        name: {metric: one.metrics[metric], "se_of_difference": error, "loss": one.metrics["loss"]}
-        for (name, one), error in zip(found.items(), errors, strict=True)
+        name: {metric: one[metric], "se_of_difference": error, "loss": one["loss"]}
+        for (name, one), error in zip(metrics.items(), errors, strict=True)
     }
-    alone = {m: setup.evaluate(model).metrics[metric] for m, model in models.items()}
-    return Advice(list(found)[chosen], metric, alone, {name: rows[name] for name in CANDIDATES if name in rows})
+    best = min(names, key=lambda name: (sign * rows[name][metric], rows[name]["loss"]))
+    figure = {m: task.metrics(one, target)[metric] for m, one in alone.items()}
+    return Advice(best, names[simplest], metric, len(target), figure, rows)
 
 
-def _order(config: Config) -> list[str]:
-    """Names of the candidates: of several that validation cannot tell apart the first is advised."""
-    names = list(CANDIDATES)
-    return names if _begins_trained(config) else sorted(names, key=lambda name: name != DEFAULT)
-
-
-def _begins_trained(config: Config) -> bool:
-    """Whether an encoder begins with weights, as far as the settings say it."""
-    parts = config.encoders.values()
-    named = any(part.name.lower() in PRETRAINED or {"weights", "folder"} & set(part.arguments) for part in parts)
-    return named or (config.preset is not None and PRESETS[config.preset] != DEFAULTS)
+def _evaluated(model: MultimodalModel, loader: Sized, setup: Setup) -> Evaluation:
+    return evaluate(model, Only(loader, model.modalities), setup.task)

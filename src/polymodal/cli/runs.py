@@ -107,13 +107,14 @@ def diagnose(
     preset: Literal["tiny", "small", "base", "large"] | None = None,
     epochs: int | None = None,
     config: Path | None = None,
+    folds: int | None = None,
     seed: int = 0,
     trust: Many = [],  # noqa: B006
 ) -> None:
     """Tell on the validation split which modality of a run is under-trained, by how much, and what to try.
 
-    Of a table, before training: train each modality alone, try what costs little on top of the frozen encoders, train jointly
-    twice (Multi-Loss, linear and MLP), and say which recipe to take.
+    Of a table, before training: train each modality alone, heads on the frozen encoders, and three joint models (Multi-Loss,
+    linear and MLP; MLB), each on every fold of the training and validation rows, and say which recipe to take.
 
     Parameters
     ----------
@@ -132,15 +133,17 @@ def diagnose(
         Of a table: passes over the training split (25).
     config:
         Of a table: YAML file of settings.
+    folds:
+        Of a table: how often its training and validation rows are divided anew (5), until 2,000 samples have been judged.
     seed:
         Of the bootstrap, or of the trainings.
     trust:
         Module outside polymodal that the run may import.
     """
-    given = [label, modality, preset, epochs, config, overrides]
+    given = [label, modality, preset, epochs, config, folds, overrides]
     if not run.is_dir():
         flags = {"label": label, "modalities": modality or None, "preset": preset, "epochs": epochs, "seed": seed}
-        _advise(str(run), flags, config, overrides)
+        _advise(str(run), flags, config, overrides, 5 if folds is None else folds)
         return
     if any(given):
         raise InputError(f"{run} is a run's folder, whose settings are known; leave out those of a table")
@@ -151,7 +154,7 @@ def diagnose(
     write(run)
 
 
-def _advise(table: str, flags: dict[str, Any], config: Path | None, overrides: Sequence[str]) -> None:
+def _advise(table: str, flags: dict[str, Any], config: Path | None, overrides: Sequence[str], folds: int) -> None:
     from polymodal.analysis.advise import advise
     from polymodal.config import from_flags, laid, load_config, read_yaml
     from polymodal.datasets import with_preset
@@ -161,5 +164,5 @@ def _advise(table: str, flags: dict[str, Any], config: Path | None, overrides: S
     if "label" not in values:
         raise InputError(f"{table} is no run's folder; of a table name the label column with --label COLUMN")
     settings = load_config(values, overrides)
-    found = advise(Predictor(config=settings).setup(table, settings.valid))
+    found = advise(Predictor(config=settings).rounds(table, settings.valid, folds=folds))
     print(found.text() if sys.stdout.isatty() else json.dumps(found.to_dict(), indent=2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from polymodal.data.schema import SPLIT_NAMES, Schema
 from polymodal.data.table import Table, nearest
 from polymodal.errors import InputError
 
-__all__ = ["Split", "split_rows"]
+__all__ = ["Split", "fold_rows", "split_rows"]
 
 Rows = NDArray[np.int64]
 
@@ -79,6 +80,70 @@ def split_rows(
     return Split(rows, tuple(notes))
 
 
+def fold_rows(
+    table: Table, schema: Schema, split: Split, count: int, *, seed: int, second: bool = False
+) -> Iterator[Split]:
+    """The training and validation rows of a split divided anew, `count` times, so that each is held out once.
+
+    What is held out is the part "test" of each fold; of the rest a tenth is "valid" and the others are "train". The split's
+    own test rows are in none. Folds are alike in every class, or consist of whole groups of `schema.group`. One sample of each
+    class is never held out, so that training knows the class.
+
+    Args:
+        table, schema: of the split.
+        count: of folds, 2 or more.
+        seed: of the division.
+        second: whether the validation part has a table of its own; it then remains that of every fold.
+
+    Raises:
+        InputError: one fold, or fewer samples or groups than folds.
+    """
+    rows = split.rows["train"] if second else np.sort(np.concatenate([split.rows["train"], split.rows["valid"]]))
+    if count < 2:
+        raise InputError(f"folds={count}: at least two are needed, so that some samples train what others judge")
+    strata = _strata(table, schema, rows)
+    unit, found = "samples", len(rows) - len(np.unique(strata))
+    if schema.group is not None:
+        unit, found = "groups", len(np.unique(group_names(table, schema.group)[rows]))
+        found = min(found - (not second), int(np.bincount(strata).max()))  # one group more chooses the epochs
+    if found < count:
+        raise InputError(
+            f"{table.source}: the {unit} of training and validation are too few for {count} folds; ask for fewer"
+        )
+    parts = _grouped(table, schema.group, rows, strata, count, seed) if schema.group else _dealt(strata, count, seed)
+    for number, places in enumerate(parts):
+        rest = np.delete(rows, places)
+        chosen = split.rows["valid"] if second else _pick(table, schema, rest, 0.1, seed + number)
+        train = rest if second else np.setdiff1d(rest, chosen)
+        note = f"fold {number + 1} of {count}: {len(train)} train, {len(chosen)} valid, {len(places)} held out (seed {seed})"
+        yield Split({"train": train, "valid": chosen, "test": rows[places]}, (note,))
+
+
+def _dealt(strata: Rows, count: int, seed: int) -> list[Rows]:
+    """Places of each fold: the samples of each class by turns, but for the first."""
+    order, first = _by_class(strata, np.random.default_rng(seed))
+    free = order[~first]
+    return [np.sort(free[number::count]) for number in range(count)]
+
+
+def _by_class(strata: Rows, rng: np.random.Generator) -> tuple[Rows, NDArray[np.bool_]]:
+    """(N,) places in random order, class by class; and which of them are the first of their class."""
+    order = rng.permutation(len(strata))
+    order = order[np.argsort(strata[order], kind="stable")]
+    return order, np.concatenate([[True], strata[order][1:] != strata[order][:-1]])
+
+
+def _grouped(table: Table, column: str, rows: Rows, strata: Rows, count: int, seed: int) -> list[Rows]:
+    """Places of each fold of whole groups, as alike in every class as they allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    groups = group_names(table, column)[rows]
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class smaller than the number of folds is no harm here
+        return [held for _, held in folds.split(np.zeros(len(rows)), strata, groups)]
+
+
 def _from_column(table: Table, schema: Schema, column: str) -> tuple[dict[str, Rows], list[str]]:
     cells = table.cells(column)
     parts = np.array([SPLIT_NAMES.get(str(cell).strip().lower(), "") for cell in cells])
@@ -117,9 +182,7 @@ def _pick(table: Table, schema: Schema, rows: Rows, share: float, seed: int) -> 
     if schema.group is not None:
         return _pick_groups(table, schema.group, rows, strata, share, seed)
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(rows))
-    order = order[np.argsort(strata[order], kind="stable")]
-    first = np.concatenate([[True], strata[order][1:] != strata[order][:-1]])
+    order, first = _by_class(strata, rng)
     free = order[~first]
     count = min(max(1, round(share * len(rows))), len(free))
     # Every (1 / share)-th of the samples sorted by class: each class gives its share, exact to one sample.
@@ -129,20 +192,14 @@ def _pick(table: Table, schema: Schema, rows: Rows, share: float, seed: int) -> 
 
 
 def _pick_groups(table: Table, column: str, rows: Rows, strata: Rows, share: float, seed: int) -> Rows:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = group_names(table, column)[rows]
-    count = len(np.unique(groups))
+    count = len(np.unique(group_names(table, column)[rows]))
     if count < 2:
         raise InputError(
             f"{table.source}: column {column!r} has too few groups to divide; at least three are needed to split at "
             "random, or give a split column"
         )
-    largest = int(np.bincount(strata).max())  # a class must not be smaller than the number of folds in every case
-    folds = StratifiedGroupKFold(max(2, min(count, round(1 / share), largest)), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class smaller than the number of folds is no harm here
-        parts = [held for _, held in folds.split(np.zeros(len(rows)), strata, groups) if 0 < len(held) < len(rows)]
+    folds = max(2, min(count, round(1 / share), int(np.bincount(strata).max())))
+    parts = [held for held in _grouped(table, column, rows, strata, folds, seed) if 0 < len(held) < len(rows)]
     # Groups are of unequal size: of all folds take the one nearest to the share asked for.
     best = min(parts, key=lambda held: abs(len(held) - share * len(rows)))
     return np.sort(rows[best])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -17,9 +17,10 @@ from polymodal import names
 from polymodal.config import Config, Part, from_flags, load_config
 from polymodal.data.inputs import Input, input_from_state
 from polymodal.data.loader import Loader
-from polymodal.data.parts import Parts, assemble
+from polymodal.data.parts import Parts, assemble, assemble_folds
 from polymodal.data.samples import Samples
 from polymodal.data.schema import Schema
+from polymodal.data.table import Table
 from polymodal.datasets import canonical
 from polymodal.distributed import rank, start, wait
 from polymodal.errors import InputError
@@ -170,6 +171,24 @@ class Predictor:
         """
         return self._setup(self._assemble(table, valid), None)
 
+    def rounds(self, table: Source, valid: Source | None = None, *, folds: int = 5) -> Iterator[tuple[Setup, Loader]]:
+        """Folds of the training and validation rows: of each what `setup` gives, and batches of what it holds out.
+
+        Use each before the next is asked for. A tenth of what is not held out is the validation split; `split.fold_rows`.
+
+        Raises:
+            InputError: as of `setup`, and one fold, or too few samples for them.
+        """
+        one, two, options = self._sources(table, valid)
+        told: set[str] = set()
+        for parts in assemble_folds(self.config, one, two, folds=folds, **options):
+            self._learn(parts)
+            for note in parts.notes:
+                if note not in told:
+                    logger.info("%s", note)
+            told.update(parts.notes)
+            yield self._setup(parts, None), self._loader(parts.samples["test"], self.config.train.batch_size)
+
     def training_setup(self, run: RunFolder) -> Setup:
         """The data and settings of a run loaded from this folder once more, to train further stages of it.
 
@@ -199,17 +218,24 @@ class Predictor:
 
     def _assemble(self, table: Source, valid: Source | None) -> Parts:
         """Read and decode the tables; from here on schema, inputs and task are known."""
+        one, two, options = self._sources(table, valid)
+        parts = assemble(self.config, one, two, **options)
+        self._learn(parts)
+        return parts
+
+    def _sources(self, table: Source, valid: Source | None) -> tuple[Table, Table | None, dict[str, Any]]:
+        """The tables, read and noted in the settings, and how they are to be decoded."""
         if not isinstance(table, pd.DataFrame):
             self.config.table = canonical(str(table))
         if valid is not None and not isinstance(valid, pd.DataFrame):
             self.config.valid = canonical(str(valid))
-        one = read(table)
-        two = None if valid is None else read(valid)
         show = self.show and rank() == 0 if self.show is not None else None
-        parts = assemble(self.config, one, two, show=show, preprocessing=self._encoders().preprocessing)
+        two = None if valid is None else read(valid)
+        return read(table), two, {"show": show, "preprocessing": self._encoders().preprocessing}
+
+    def _learn(self, parts: Parts) -> None:
         self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
         self._task = task_of(parts.schema, parts.train_target.double().numpy(), sentiment=self.config.data.sentiment)
-        return parts
 
     def _setup(self, parts: Parts, run: RunFolder | None) -> Setup:
         """What a recipe trains with, its settings checked against the data."""
