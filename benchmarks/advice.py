@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 
 from polymodal.analysis.advise import CANDIDATES, Judged, decide
 from polymodal.config import laid
+from polymodal.run import write_atomically
 from polymodal.tasks import Classification
 
 FOLDS = 5
@@ -74,6 +75,7 @@ class Condition:
         kind, options: what expand.py is asked for; None for synthetic data.
         modalities: columns of the table; inferred where empty.
         every: of the training rows, one in so many is kept.
+        group: array of the data that no fold divides, as the given split does not: rows of a video, variants of an emoji.
     """
 
     epochs: int = 25
@@ -82,6 +84,7 @@ class Condition:
     options: tuple[str, ...] = ()
     modalities: tuple[str, ...] = ()
     every: int = 1
+    group: str | None = None
 
 
 SMALL = {
@@ -94,7 +97,7 @@ SMALL = {
 }
 CONDITIONS = {
     "d4": Condition(30, {"optimizer": {"name": "adamw", "lr": 5e-3}}),
-    "mosi_utt": Condition(kind="mosi_utt"),
+    "mosi_utt": Condition(kind="mosi_utt", group="video_id"),
     "mfeat6": Condition(kind="mfeat6"),
     "d2": Condition(60, BY_SGD),
     "d1b": Condition(60, BY_SGD),
@@ -102,7 +105,7 @@ CONDITIONS = {
     "digits_half": Condition(12, DIGITS, "grid_digits", (), BOTH, every=2),
     "digits_clean": Condition(12, DIGITS, "grid_digits", (), BOTH),
     "digits_noisy": Condition(12, DIGITS, "grid_digits", ("--snr", "-5"), BOTH),
-    "emoji_name": Condition(3, SMALL, "emoji_groups", (), ("image=image:image", "name=name:text")),
+    "emoji_name": Condition(3, SMALL, "emoji_groups", (), ("image=image:image", "name=name:text"), group="group"),
 }
 """The synthetic sets train as SCIENCE says: MLPs 64-64-32 (D4: the tokens as they are), batches of 50. Digits have the epochs of
 balancing.py; emoji 3 instead of 5, which is half of what all ten take."""
@@ -113,7 +116,11 @@ def trials_of(name: str) -> dict[str, Settings]:
     own = CONDITIONS[name].settings
     recipes = {**{one: dict(candidate.settings) for one, candidate in CANDIDATES.items()}, "joint": {"recipe": "joint"}}
     # A changed way to advise asks for new advice, and for no other run.
-    advice = {"settings": own, "source": source_digest("analysis/advise", "data/split")}
+    advice = {
+        "settings": own,
+        "group": CONDITIONS[name].group,
+        "source": source_digest("analysis/advise", "data/split"),
+    }
     return {
         **dict.fromkeys(ADVICE, advice),
         **{row: {"settings": laid(own, recipe)} for row, recipe in recipes.items()},
@@ -138,6 +145,27 @@ def table_of(name: str, data: Path, folder: Path) -> Path:
         train = rows["split"] == "train"
         rows[~train | (train.cumsum() % one.every == 1)].to_csv(part, index=False)
     return part
+
+
+def grouped(name: str, data: Path, table: Path) -> Path:
+    """The same table with a column of the groups, whose names the expanded tables lack."""
+    import pandas as pd
+
+    one = CONDITIONS[name]
+    place = table.with_name("groups" + table.suffix)
+    if not place.exists():
+        rows = pd.read_parquet(table) if table.suffix == ".parquet" else pd.read_csv(table, dtype=str)
+        with np.load(data / str(one.kind) / f"{one.kind}.npz") as arrays:
+            names = (
+                arrays["unified"]
+                if "unified" in arrays
+                else np.array([f"{i:04d}" for i in range(len(arrays["label"]))])
+            )
+            groups = dict(zip(names.tolist(), arrays[str(one.group)].tolist(), strict=True))
+        rows["group"] = [str(groups[row]) for row in rows["id"]]
+        with write_atomically(place) as temporary:
+            rows.to_parquet(temporary) if table.suffix == ".parquet" else rows.to_csv(temporary, index=False)
+    return place
 
 
 @functools.cache
@@ -184,8 +212,10 @@ def fold_of(job: Settings, number: int, data: str, folder: str) -> tuple[Any, An
     import polymodal as pm
 
     if CONDITIONS[job["data"]].kind is not None:
-        predictor = pm.Predictor(config=config_of(job, folder), show=False)
-        rounds = predictor.rounds(str(table_of(job["data"], Path(data), Path(folder))), folds=FOLDS)
+        config, table = config_of(job, folder), table_of(job["data"], Path(data), Path(folder))
+        if CONDITIONS[job["data"]].group is not None:
+            config.data.group, table = "group", grouped(job["data"], Path(data), table)
+        rounds = pm.Predictor(config=config, show=False).rounds(str(table), folds=FOLDS)
         return next(islice(rounds, number, None))
     train, valid, _ = samples_of(job)
     inputs = {m: torch.cat([train.inputs[m], valid.inputs[m]]) for m in train.inputs}
