@@ -119,6 +119,11 @@ def paired(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
     return float(difference.mean()), error
 
 
+def own_error(right: NDArray[np.float64]) -> float:
+    """Standard error of the accuracy of S seeds on N samples (S, N): over samples, of the share of seeds that are right."""
+    return float(right.mean(0).std(ddof=1)) / math.sqrt(right.shape[1])
+
+
 def two_way(gaps: NDArray[np.float64]) -> tuple[float, float, float, float]:
     """Mean of differences (S, N) of S seeds on N samples; its standard error, and those of samples and of seeds alone.
 

@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 from _cells import Cell, alone, command, work, write
-from _common import Results, Settings, expanded, markdown, signed, source_digest, two_way
+from _common import Results, Settings, expanded, markdown, own_error, signed, source_digest, two_way
 from missing import ROOMS, SGD, SOUND, VIDEO
 from mmlora import EMOJI
 from numpy.typing import NDArray
@@ -394,8 +394,7 @@ def verdict(name: str, cells: list[Cell]) -> Verdict | None:
     accuracy = {method: float(one.mean()) for method, one in scores.items()}
     best = max(accuracy, key=lambda method: accuracy[method])
     taken = np.stack([scores[method][place] for place, method in enumerate(chosen)])
-    error = float(taken.mean(0).std(ddof=1)) / math.sqrt(taken.shape[1])
-    return Verdict(chosen, accuracy, best, float(taken.mean()), error, two_way(taken - scores[best])[:2])
+    return Verdict(chosen, accuracy, best, float(taken.mean()), own_error(taken), two_way(taken - scores[best])[:2])
 
 
 def tables(verdicts: dict[str, Verdict | None]) -> str:

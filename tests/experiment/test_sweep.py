@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -263,6 +264,23 @@ def test_validation_chooses_and_test_is_read_for_the_chosen_alone(
     again = StandIn(rate_decides)
     assert sweep(file, data, out, measure=again).text() == text
     assert again.seen == []
+
+
+def test_what_others_have_done_is_not_left(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, stand_in = written(tmp_path), StandIn(rate_decides)
+    sweep(file, data, tmp_path / "before", measure=stand_in)
+
+    def beside_others(values: dict[str, Any], run: Path, **options: Any) -> dict[str, Any]:
+        done = tmp_path / "out" / "units" / "done"
+        for unit in (tmp_path / "before" / "units" / "done").iterdir():
+            if unit.stem != run.name:
+                shutil.copy(unit, done)
+        return stand_in(values, run, **options)
+
+    with caplog.at_level(logging.INFO, "polymodal"):
+        sweep(file, data, tmp_path / "out", measure=beside_others)
+    told = [one.getMessage() for one in caplog.records if "seed 0: " in one.getMessage()]
+    assert "; 3 left" in told[0]
 
 
 def test_ties_go_to_the_lower_loss_then_to_the_first(tmp_path: Path, data: Path) -> None:

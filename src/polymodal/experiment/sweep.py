@@ -120,12 +120,15 @@ class _Work:
             except Diverged as error:
                 return {"diverged": str(error)}
 
+        before, total = self._done, len(missing)
+
         def tell(key: str, found: Found) -> None:
             if key not in missing:
                 return
             missing.discard(key)
-            self._done += 1
-            left = len(missing) + later
+            # Others have done some that this worker has not come by yet.
+            here = sum(self._claims.result(one) is None for one in missing)
+            self._done, left = before + total - here, here + later
             seconds = (time.monotonic() - self._began) / self._done * left
             rest = f"{left} left, about {_duration(seconds)}" if left else "the last"
             logger.info("%s: %s; %s", of[key], self._figure(found), rest, extra={"note": True})
