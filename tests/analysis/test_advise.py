@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from polymodal import InputError
+from polymodal import InputError, Predictor
 from polymodal.analysis.advise import CANDIDATES, Judged, advise, decide
 from polymodal.config import laid, load_config
 from polymodal.data.synthetic import ArrayLoader, Arrays, d1, d2
@@ -184,6 +185,30 @@ def test_what_cannot_be_compared() -> None:
         advise([(make_setup(valid=False), held_out())])
     with pytest.raises(InputError, match="one modality, 'x1'"):
         advise([(make_setup(modalities=["x1"]), held_out())])
+
+
+def test_rounds_of_a_table_hold_out_each_row_once_and_keep_the_test_rows_out() -> None:
+    rows = pd.DataFrame(tables.number_rows())
+    predictor = Predictor(label="label", modalities=[*tables.NUMBERS[1::2]], show=False)
+    seen: list[str] = []
+    for setup, apart in predictor.rounds(rows, folds=3):
+        ids = [str(one) for batch in apart for one in batch.ids or []]
+        learnt = [
+            str(one) for loader in (setup.train, setup.valid) for batch in loader or [] for one in batch.ids or []
+        ]
+        assert len({*ids, *learnt}) == len(ids) + len(learnt)
+        assert {*ids, *learnt} == {*rows["id"][rows["split"] != "test"]}
+        seen += ids
+    assert len(seen) == len(set(seen)) == (rows["split"] != "test").sum() - 3, "one of each class is never held out"
+
+
+def test_rounds_with_a_table_for_validation() -> None:
+    rows = pd.DataFrame(tables.number_rows()).drop(columns="split")
+    first, second = rows[:48].reset_index(drop=True), rows[48:].reset_index(drop=True)
+    predictor = Predictor(label="label", modalities=[*tables.NUMBERS[1::2]], show=False)
+    for setup, apart in predictor.rounds(first, second, folds=2):
+        assert [one for batch in setup.valid or [] for one in batch.ids or []] == [*second["id"]]
+        assert {one for batch in apart for one in batch.ids or []} < {*first["id"]}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
