@@ -181,6 +181,8 @@ def test_uni_modal_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match="no fold to train and judge on"):
+        advise([])
     with pytest.raises(InputError, match="validation split"):
         advise([(make_setup(valid=False), held_out())])
     with pytest.raises(InputError, match="one modality, 'x1'"):

@@ -215,16 +215,23 @@ def advise(rounds: Iterable[tuple[Setup, Sized]]) -> Advice:
             fusion of the set-ups play no part.
 
     Raises:
-        InputError: no validation split, one modality, or retrieval.
+        InputError: no round, no validation split, one modality, or retrieval.
 
     Source: Du et al. 2023, section 4.3, for the comparison of an average with a linear head; the rest is ours.
     """
     judged: list[Judged] = []
+    advice: Advice | None = None
     for setup, held_out in rounds:
         judged.append(judge(setup, held_out))
-        if sum(len(one.target) for one in judged) >= ENOUGH:
+        advice = decide(judged)
+        if advice.samples >= ENOUGH:
             break
-    return decide(judged)
+        row = advice.rows[advice.chosen]
+        told = (advice.samples, advice.chosen, advice.metric, row[advice.metric])
+        logger.info("%d samples judged; best so far %s, %s %.4f", *told, extra={"note": True})
+    if advice is None:
+        raise InputError("there is no fold to train and judge on; give at least one round")
+    return advice
 
 
 def judge(setup: Setup, held_out: Sized) -> Judged:
@@ -245,11 +252,11 @@ def judge(setup: Setup, held_out: Sized) -> Judged:
             result = one.train(replace(setup, finished=dict(shared)))
             found[name] = _evaluated(result.model, held_out, setup)
         except Diverged as error:
-            logger.info("diagnose: %s diverged: %s", name, error)
+            logger.info("%s diverged, and is left out: %s", name, error, extra={"note": True})
         except InputError as error:
             if name != "wander":
                 raise
-            logger.info("diagnose: no Wander on these encoders: %s", error)
+            logger.info("no Wander on these encoders: %s", error, extra={"note": True})
     return Judged(
         setup.task,
         setup.config.train.metric or setup.task.default_metric,

@@ -185,7 +185,7 @@ class Predictor:
             self._learn(parts)
             for note in parts.notes:
                 if note not in told:
-                    logger.info("%s", note)
+                    logger.info("%s", note, extra={"note": rank() == 0})
             told.update(parts.notes)
             yield self._setup(parts, None), self._loader(parts.samples["test"], self.config.train.batch_size)
 
