@@ -277,6 +277,7 @@ def test_what_others_have_done_is_not_left(tmp_path: Path, data: Path, caplog: p
                 shutil.copy(unit, done)
         return stand_in(values, run, **options)
 
+    caplog.clear()
     with caplog.at_level(logging.INFO, "polymodal"):
         sweep(file, data, tmp_path / "out", measure=beside_others)
     told = [one.getMessage() for one in caplog.records if "seed 0: " in one.getMessage()]
