@@ -86,8 +86,8 @@ def fold_rows(
     """The training and validation rows of a split divided anew, `count` times, so that each is held out once.
 
     What is held out is the part "test" of each fold; of the rest a tenth is "valid" and the others are "train". The split's
-    own test rows are in none. Folds are alike in every class, or consist of whole groups of `schema.group`. One sample of each
-    class is never held out, so that training knows the class.
+    own test rows are in none. Folds are alike in every class, and one sample of each class is never held out, so that training
+    knows it; or they consist of whole groups of `schema.group`, all of which are held out once.
 
     Args:
         table, schema: of the split.
