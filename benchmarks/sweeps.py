@@ -7,10 +7,10 @@ on where it was stopped), and prints its tables. Of the methods that combine oth
 MMLoRA, MLB on a Wander model) the one that validation prefers is compared with every method that combines nothing: on test it
 should be as good as what each of the three papers proposes (MMLoRA, Wander, MLB), within one standard error.
 
-As in advice.py the standard error is that of the combination's accuracy: over test rows, of the share of seeds that are right.
-`--check` exits with 1 where a paper's method is better by more than that. Stricter, as the same rows are easy for both, is the
-standard error of the paired difference (`_common.two_way`: rows and seeds are both samples), which stands beside it, and so do
-the methods that the papers compare with.
+Test rows and seeds are both samples, so that the standard error of the difference is over both (`_common.two_way`); what rows
+alone and seeds alone would say stands beside it, and so do the methods that the papers compare with. `--check` exits with 1 where
+a paper's method is better by more than that ("paired"). Wider, and told beside it ("own"), is the standard error of the
+combination's accuracy over test rows, which auto.py and advice.py go by.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Line:
     seeds: float
 
     @property
-    def holds(self) -> bool:
+    def holds_own(self) -> bool:
         """By the standard error of the combination's accuracy."""
         return self.gain >= -self.own - 1e-12
 
     @property
-    def holds_paired(self) -> bool:
+    def holds(self) -> bool:
         """By that of the difference."""
         return self.gain >= -self.paired - 1e-12
 
@@ -99,22 +99,22 @@ def told(comparison: Comparison, found: list[Line]) -> str:
     best = comparison.combination
     if best is None or not found:
         return f"{comparison.text()}\nNo combination stayed finite."
-    heads = [f"{best.method} over", "difference (paired se)", "se of rows alone", "of seeds alone", "holds", "paired"]
+    heads = [f"{best.method} over", "difference (paired se)", "se of rows alone", "of seeds alone", "paired", "own"]
     rows = [
         [
             one.method,
             signed((one.gain, one.paired)),
             f"{one.rows:.3f}",
             f"{one.seeds:.3f}",
-            *("yes" if good else "NO" for good in (one.holds, one.holds_paired)),
+            *("yes" if good else "NO" for good in (one.holds, one.holds_own)),
         ]
         for one in found
     ]
     missed = [one.method for one in found if not one.holds]
-    paired = [one.method for one in found if not one.holds_paired]
+    own = [one.method for one in found if not one.holds_own]
     verdict = (
-        f"By the standard error of its accuracy, {found[0].own:.3f}, it is below {_listed(missed)}; by that of the difference "
-        f"below {_listed(paired)}. Papers' methods among the first: {_listed([one for one in missed if one in PROPOSED])}."
+        f"By the paired standard error it is below {_listed(missed)}; by that of its accuracy, {found[0].own:.3f}, below "
+        f"{_listed(own)}. Missed, of what the papers propose: {_listed([one for one in missed if one in PROPOSED])}."
     )
     return f"{comparison.text().replace('# ', '### ', 1)}\n{markdown(heads, rows)}\n\n{verdict}"
 
