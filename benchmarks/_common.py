@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 import polymodal
 from polymodal.progress import Progress
+from polymodal.run import write_atomically
 
 Settings = dict[str, Any]
 
@@ -32,6 +34,20 @@ def expanded(data: Path, name: str, folder: Path, *options: str) -> Path:
         command = [sys.executable, str(data / "expand.py"), name, str(out), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return next(out.glob("table.*"))
+
+
+def grouped(data: Path, name: str, table: Path, group: str) -> Path:
+    """The same table with a column `group`, from an array of the data: the expanded tables do not name what belongs together."""
+    place = table.with_name("groups" + table.suffix)
+    if not place.exists():
+        rows = pd.read_parquet(table) if table.suffix == ".parquet" else pd.read_csv(table, dtype=str)
+        with np.load(data / name / f"{name}.npz") as arrays:
+            ids = arrays["unified"] if "unified" in arrays else [f"{i:04d}" for i in range(len(arrays["label"]))]
+            groups = dict(zip(map(str, ids), arrays[group].tolist(), strict=True))
+        rows["group"] = [str(groups[row]) for row in rows["id"]]
+        with write_atomically(place) as temporary:
+            rows.to_parquet(temporary) if table.suffix == ".parquet" else rows.to_csv(temporary, index=False)
+    return place
 
 
 def source_digest(*rooms: str) -> str:

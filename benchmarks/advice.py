@@ -38,14 +38,13 @@ from typing import Any
 
 import numpy as np
 from _cells import Cell, alone, command, work, write
-from _common import Results, Settings, expanded, markdown, own_error, signed, source_digest, two_way
+from _common import Results, Settings, expanded, grouped, markdown, own_error, signed, source_digest, two_way
 from missing import ROOMS, SGD, SOUND, VIDEO
 from mmlora import EMOJI
 from numpy.typing import NDArray
 
 from polymodal.analysis.advise import CANDIDATES, Judged, decide
 from polymodal.config import laid
-from polymodal.run import write_atomically
 from polymodal.tasks import Classification
 
 FOLDS = 5
@@ -147,27 +146,6 @@ def table_of(name: str, data: Path, folder: Path) -> Path:
     return part
 
 
-def grouped(name: str, data: Path, table: Path) -> Path:
-    """The same table with a column of the groups, whose names the expanded tables lack."""
-    import pandas as pd
-
-    one = CONDITIONS[name]
-    place = table.with_name("groups" + table.suffix)
-    if not place.exists():
-        rows = pd.read_parquet(table) if table.suffix == ".parquet" else pd.read_csv(table, dtype=str)
-        with np.load(data / str(one.kind) / f"{one.kind}.npz") as arrays:
-            names = (
-                arrays["unified"]
-                if "unified" in arrays
-                else np.array([f"{i:04d}" for i in range(len(arrays["label"]))])
-            )
-            groups = dict(zip(names.tolist(), arrays[str(one.group)].tolist(), strict=True))
-        rows["group"] = [str(groups[row]) for row in rows["id"]]
-        with write_atomically(place) as temporary:
-            rows.to_parquet(temporary) if table.suffix == ".parquet" else rows.to_csv(temporary, index=False)
-    return place
-
-
 @functools.cache
 def assembled(name: str, data: str, folder: str) -> Any:
     """A predictor that has read and decoded a table; each worker does it once."""
@@ -214,7 +192,8 @@ def fold_of(job: Settings, number: int, data: str, folder: str) -> tuple[Any, An
     if CONDITIONS[job["data"]].kind is not None:
         config, table = config_of(job, folder), table_of(job["data"], Path(data), Path(folder))
         if CONDITIONS[job["data"]].group is not None:
-            config.data.group, table = "group", grouped(job["data"], Path(data), table)
+            one = CONDITIONS[job["data"]]
+            config.data.group, table = "group", grouped(Path(data), str(one.kind), table, str(one.group))
         rounds = pm.Predictor(config=config, show=False).rounds(str(table), folds=FOLDS)
         return next(islice(rounds, number, None))
     train, valid, _ = samples_of(job)

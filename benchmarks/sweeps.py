@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import circumstances, expanded, markdown, own_error, signed, two_way
+from _common import circumstances, expanded, grouped, markdown, own_error, signed, two_way
 from numpy.typing import NDArray
 
 from polymodal.experiment.fingerprints import fingerprint
@@ -42,6 +42,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "emoji_groups": ("emoji_groups",),
 }
 """By the name of the sweep file, what expand.py is asked for."""
+GROUPS = {"mosi_utt": "video_id", "emoji_groups": "group"}
+"""Arrays of the data whose groups no fold divides."""
 PROPOSED = ("mmlora", "wander", "mlb")
 """What the papers propose; the others are what they compare with."""
 
@@ -135,7 +137,9 @@ def main() -> int:
     texts, missed = [], 0
     for name in args.sets:
         file, out = EXPERIMENTS / f"sweep_{name}.yaml", args.cache / "runs" / name
-        expanded(args.data, SETS[name][0], args.cache, *SETS[name][1:])
+        table = expanded(args.data, SETS[name][0], args.cache, *SETS[name][1:])
+        if name in GROUPS:
+            grouped(args.data, SETS[name][0], table, GROUPS[name])
         with beside(["sweep", str(file), "--data", str(args.cache), "--out", str(out)], args.jobs - 1):
             comparison = sweep(file, args.cache, out)
         found = lines(comparison, comparison.file.where(args.cache), out / "runs")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from polymodal.errors import InputError
 from polymodal.names import nearest
@@ -69,6 +69,10 @@ class DataConfig(_Strict):
     fractions: tuple[float, float, float] = Field(
         (0.8, 0.1, 0.1), description="train, valid, test where no split is given"
     )
+    fold: tuple[int, int] | None = Field(
+        None,
+        description="[k, n]: the part test is the k-th of n folds of the training and validation rows, not the split's own",
+    )
     inputs: dict[str, dict[str, Any]] = Field(
         {}, description="preprocessing of a modality, e.g. inputs.audio.n_mels=64"
     )
@@ -86,6 +90,13 @@ class DataConfig(_Strict):
     feature_draws: int | None = Field(
         None, ge=1, description="stored draws a sample of an input that is augmented at random"
     )
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of_several(cls, fold: tuple[int, int] | None) -> tuple[int, int] | None:
+        if fold is not None and not (fold[1] >= 2 and 1 <= fold[0] <= fold[1]):
+            raise ValueError(f"{list(fold)}: expected [k, n] with 1 <= k <= n and at least two folds, such as [1, 5]")
+        return fold
 
 
 class OptimizerConfig(_Strict):

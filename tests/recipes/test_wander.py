@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch.nn import functional as F
 
 from polymodal import InputError
 from polymodal.adapters import JointHead, Wander
-from polymodal.balancers import MultiLoss
+from polymodal.balancers import MLB, MultiLoss
 from polymodal.data.features import FeatureCache
 from polymodal.evaluate import unimodal_source
 from polymodal.fit import fit
 from polymodal.loop import Loop
 from polymodal.model import MultimodalModel
 from polymodal.optim import make_optimizer
-from polymodal.recipes import mmlora, wander
+from polymodal.recipes import joint, mmlora, wander
 from polymodal.types import Batch, Features, Padded
 from tests.builders import difference
 from tests.recipes.sequences import make_setup
@@ -219,6 +220,30 @@ def test_wander_after_mmlora_and_with_a_balancer_of_its_own(tmp_path: Path) -> N
         assert difference(encoder.state_dict(), adapted.unimodal[m].encoders[m].state_dict()) > 0
         head = result.model.heads[m].state_dict()
         assert difference(head, adapted.model.heads[m].state_dict()) > 0, "the balancer trains it in the last stage"
+
+
+def test_wander_after_joint_training_begins_with_that_very_model(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"down": 3, "rank_t": 2, "rank_h": 2, "output": "per_modality"}
+    after = {"name": "joint", "balancer": {"name": "mlb", "alpha": 2}}
+    result = wander(make_setup(tmp_path, overrides=("stages.wander.optimizer.lr=1e-30",)), **options, after=after)
+    assert stages(tmp_path) == ["joint", "wander"]
+    done = json.loads((tmp_path / "stages" / "joint" / "done.json").read_text())
+    assert all(set(row["coefficients"]) == {"x1", "x2"} for row in done["rows"])
+    before = make_setup()
+    before.make_balancer = lambda: MLB(alpha=2)
+    trained = joint(before).model.eval()
+    inputs = next(iter(before.valid or ())).inputs
+    assert difference(result.model.fusion.state_dict(), trained.fusion.state_dict()) < 1e-20
+    assert torch.allclose(result.model.eval()(inputs).logits, trained(inputs).logits, rtol=0, atol=1e-6)
+    moved = wander(make_setup(), **options, after=after)
+    assert moved.model.eval()(inputs).logits.sub(trained(inputs).logits).abs().max() > 1e-3
+
+
+def test_a_wrong_balancer_of_the_recipe_before_costs_no_training(tmp_path: Path) -> None:
+    for balancer, expected in (({"name": "mlbb"}, "mlbb"), ({"name": "mlb", "alpa": 1}, r"balancer\.alpa")):
+        with pytest.raises(InputError, match=expected):
+            wander(make_setup(tmp_path), **SMALL, after={"name": "joint", "balancer": balancer})
+    assert stages(tmp_path) == []
 
 
 def test_a_recipe_that_leaves_no_encoders_to_freeze(tmp_path: Path) -> None:

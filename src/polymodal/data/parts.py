@@ -137,7 +137,7 @@ def _understood(
         separator=settings.separator,
     )
     second = None if valid is None else read_table(valid)
-    split = split_rows(table, schema, valid=second, seed=config.seed, fractions=settings.fractions)
+    split = split_rows(table, schema, valid=second, seed=config.seed, fractions=settings.fractions, fold=settings.fold)
     return _Understood(table, second, schema, split)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ def split_rows(
     valid: Table | None = None,
     seed: int,
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fold: tuple[int, int] | None = None,
 ) -> Split:
     """Divide the rows of `table`: by its split column, by a second table, or at random, alike in every class.
 
@@ -46,6 +48,7 @@ def split_rows(
         valid: table of validation samples; the part "valid" then holds *its* row numbers.
         seed: of the random division.
         fractions: shares of train, valid and test where there is neither split column nor second table.
+        fold: (k, n) gives the k-th of n folds of the training and validation rows instead, from 1; see `fold_rows`.
 
     Raises:
         InputError: an unknown value in the split column, an empty training part, too few samples or groups to
@@ -77,7 +80,12 @@ def split_rows(
         if not len(rows[part]):
             raise InputError(f"{table.source}: the {part} part of the split is empty; add samples or a split column")
     _check_groups(table, schema, rows, valid)
-    return Split(rows, tuple(notes))
+    found = Split(rows, tuple(notes))
+    if fold is None:
+        return found
+    number, count = fold
+    folds = fold_rows(table, schema, found, count, seed=seed, second=valid is not None)
+    return next(islice(folds, number - 1, None))
 
 
 def fold_rows(

@@ -12,7 +12,7 @@ from polymodal.experiment.claims import Claims
 from polymodal.experiment.fingerprints import fingerprint
 from polymodal.experiment.runs import measure
 from polymodal.experiment.sweep_board import Board, Chosen
-from polymodal.experiment.sweep_file import SweepFile, read_sweep
+from polymodal.experiment.sweep_file import read_sweep
 from polymodal.experiment.sweep_table import Comparison
 from polymodal.experiment.trials import list_of
 from polymodal.run import logger
@@ -23,16 +23,23 @@ Found = Mapping[str, Any]
 
 
 class Unit(NamedTuple):
-    """One training run."""
+    """One training run; `part` is what its figure is of."""
 
     method: str
     trial: int
-    seed: int
     key: str
     values: dict[str, Any]
+    part: str
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return int(self.values["seed"])
 
     def __str__(self) -> str:
-        return f"{self.method}, trial {self.trial + 1}, seed {self.seed}"
+        fold = self.values.get("data", {}).get("fold")
+        which = f", fold {fold[0]} of {fold[1]}" if fold and self.part == "test" else ""
+        return f"{self.method}, trial {self.trial + 1}, seed {self.seed}{which}"
 
 
 def sweep(
@@ -64,19 +71,30 @@ def sweep(
     out = default_folder(path) if out is None else Path(out)
     trials = list_of(path, file, out)
 
-    def units(method: str, number: int, seeds: Iterable[int]) -> list[Unit]:
-        values = file.settings(method, trials[method][number]) | {"table": table}
-        return [
-            Unit(method, number, seed, _key(method, own), own) for seed in seeds for own in [values | {"seed": seed}]
-        ]
+    def values(method: str, number: int) -> dict[str, Any]:
+        return file.settings(method, trials[method][number]) | {"table": table}
 
-    search = [one for n in range(file.trials) for m in file.methods for one in units(m, n, file.select_seeds)]
-    work = _Work(Claims(out / "units", stale=stale), out / "runs", measure, file)
-    found = work.run(search, later=len(file.methods) * len(set(file.seeds) - set(file.select_seeds)))
-    board = Board.of(file, trials, [(one.method, one.trial, one.seed, found[one.key]) for one in search])
+    def units(method: str, number: int, runs: Iterable[dict[str, Any]], part: str) -> list[Unit]:
+        return [Unit(method, number, _key(method, own), own, part) for own in runs]
+
+    search = [
+        one
+        for n in range(file.trials)
+        for m in file.methods
+        for one in units(m, n, file.searched(values(m, n)), file.judged)
+    ]
+    work = _Work(Claims(out / "units", stale=stale), out / "runs", measure, file.metric)
+    others = set(file.seeds) - (set(file.select_seeds) if file.folds is None else set())
+    found = work.run(search, later=len(file.methods) * len(others))
+    board = Board.of(file, trials, [(one.method, one.trial, found[one.key]) for one in search])
     board.write(out)
     chosen = {method: board.best(method) for method in file.methods}
-    last = [one for m, best in chosen.items() if best is not None for one in units(m, best.trial, file.seeds)]
+    last = [
+        one
+        for m, best in chosen.items()
+        if best is not None
+        for one in units(m, best.trial, ({**values(m, best.trial), "seed": seed} for seed in file.seeds), "valid")
+    ]
     found = work.run(last)
     winners = [
         Chosen(method, best, {one.seed: found[one.key] for one in last if one.method == method})
@@ -102,8 +120,8 @@ def _key(method: str, values: Mapping[str, Any]) -> str:
 class _Work:
     """Runs units that nobody has done, and tells of each that is finished, by whomever."""
 
-    def __init__(self, claims: Claims, runs: Path, measure: Callable[..., dict[str, Any]], file: SweepFile) -> None:
-        self._claims, self._runs, self._measure, self._metric = claims, runs, measure, file.metric
+    def __init__(self, claims: Claims, runs: Path, measure: Callable[..., dict[str, Any]], metric: str) -> None:
+        self._claims, self._runs, self._measure, self._metric = claims, runs, measure, metric
         self._began = time.monotonic()
         self._done = 0
 
@@ -131,17 +149,17 @@ class _Work:
             self._done, left = before + total - here, here + later
             seconds = (time.monotonic() - self._began) / self._done * left
             rest = f"{left} left, about {_duration(seconds)}" if left else "the last"
-            logger.info("%s: %s; %s", of[key], self._figure(found), rest, extra={"note": True})
+            logger.info("%s: %s; %s", of[key], self._figure(of[key].part, found), rest, extra={"note": True})
 
         return self._claims.work([one.key for one in units], do, found=tell)
 
-    def _figure(self, found: Found) -> str:
+    def _figure(self, part: str, found: Found) -> str:
         if "diverged" in found:
             return "not finite"
-        metrics = found.get("valid", {})
+        metrics, named = found.get(part, {}), "validation" if part == "valid" else "held-out"
         if self._metric not in metrics:
-            return f"no validation {self._metric}"
-        return f"validation {self._metric} {metrics[self._metric]:.4f}, {found['seconds']:.0f} s"
+            return f"no {named} {self._metric}"
+        return f"{named} {self._metric} {metrics[self._metric]:.4f}, {found['seconds']:.0f} s"
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ Found = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial of a method: its validation figures by seed, NaN of a run that was not finite."""
+    """One trial of a method: its validation figures by run of the search, NaN of one that was not finite."""
 
     method: str
     trial: int
@@ -41,12 +42,15 @@ class Board:
     entries: Sequence[Entry]
 
     @classmethod
-    def of(cls, file: SweepFile, trials: Trials, found: Sequence[tuple[str, int, int, Found]]) -> Board:
-        """From (method, trial, seed, what `measure` said) of every run of the search; reads validation figures alone.
+    def of(cls, file: SweepFile, trials: Trials, found: Sequence[tuple[str, int, Found]]) -> Board:
+        """From (method, trial, what `measure` said) of every run of the search; reads figures of validation, or of the folds.
 
         Raises:
             InputError: the table has no validation part, or its task not that metric.
         """
+        of = defaultdict(list)
+        for method, number, one in found:
+            of[method, number].append(one)
         return cls(
             file,
             [
@@ -55,9 +59,7 @@ class Board:
                     number,
                     settings,
                     *(
-                        Measured(
-                            {s: _figure(one, "valid", name) for m, n, s, one in found if (m, n) == (method, number)}
-                        )
+                        Measured(dict(enumerate(_figure(one, file.judged, name) for one in of[method, number])))
                         for name in (file.metric, "loss")
                     ),
                 )
@@ -83,7 +85,7 @@ class Board:
                 f"valid_{self.file.metric}": mean(one.valid),
                 "sd": one.valid.deviation,
                 "valid_loss": mean(one.loss),
-                "seeds": " ".join(map(str, one.valid.values)),
+                "seeds": " ".join(map(str, self.file.select_seeds)),
             }
             for one in ranked
         ]

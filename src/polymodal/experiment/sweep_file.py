@@ -94,6 +94,11 @@ class SweepFile(_Strict):
     trials: int = Field(ge=1, description="of each method")
     seed: int = Field(0, ge=0, description="of the drawing")
     select_seeds: list[int] = Field([0], min_length=1, description="of the runs that a trial is chosen by")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="of the training and validation rows; a trial is then chosen by what each of them holds out",
+    )
     seeds: list[int] = Field(min_length=1, description="of the chosen trial's runs, whose test figures are read")
     metric: str = Field(description="what is chosen by and compared")
     space: dict[str, Range] = Field({}, description="searched for every method, by dotted setting")
@@ -114,6 +119,8 @@ class SweepFile(_Strict):
             for key in ("table", "seed"):
                 if key in settings:
                     raise ValueError(f"{place}.{key}: the file's own table, source and seeds say it")
+            if self.folds is not None and "fold" in _nested(settings).get("data", {}):
+                raise ValueError(f"{place}.data.fold: the file's own folds say it")
         return self
 
     def _settings(self) -> list[tuple[str, Mapping[str, Any]]]:
@@ -123,6 +130,18 @@ class SweepFile(_Strict):
             *((f"methods.{name}.settings", one.settings) for name, one in self.methods.items()),
             *((f"methods.{name}.space", one.space) for name, one in self.methods.items()),
         ]
+
+    @property
+    def judged(self) -> str:
+        """The part of a run of the search by which its trial is chosen."""
+        return "valid" if self.folds is None else "test"
+
+    def searched(self, values: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Settings of all runs by which a trial is chosen; with folds none of them reads a test row."""
+        seeded = [{**values, "seed": seed} for seed in self.select_seeds]
+        if self.folds is None:
+            return seeded
+        return [laid(one, {"data": {"fold": [k, self.folds]}}) for one in seeded for k in range(1, self.folds + 1)]
 
     def space_of(self, method: str) -> dict[str, Range]:
         """Everything that is searched for a method; its own range of a setting stands before the shared one."""

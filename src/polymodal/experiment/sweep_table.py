@@ -89,9 +89,12 @@ class Comparison:
             if best is not None:
                 cells.append(_gap(*gains[row["method"]]) if row["method"] in gains else "")
             lines.append(f"| {' | '.join(str(one).replace('|', chr(92) + '|') for one in cells)} |")
+        where = "the validation part"
+        if file.folds is not None:
+            where = f"{file.folds} folds of the training and validation rows, which hold out each row once"
         said = (
             f"{file.trials} trial{'s' * (file.trials > 1)} of each method from the list in `trials.json`, chosen by {metric} on "
-            f"the validation part (seeds {', '.join(map(str, file.select_seeds))}"
+            f"{where} (seed{'s' * (len(file.select_seeds) > 1)} {', '.join(map(str, file.select_seeds))}"
             f"{'; lower is better' if lower_is_better(metric) else ''}); test {metric} of the chosen, mean ± standard deviation "
             f"over seeds {', '.join(map(str, file.seeds))}; difference to {first} with its standard error, paired over seeds; "
             "seconds of one training. All trials: `leaderboard.csv`."

@@ -80,10 +80,17 @@ class Reader:
         known = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "valid")
         if split not in known:
             raise InputError(f"split {split!r} is unknown; there are train, valid and test")
-        config = self.config
+        config, data = self.config, self.config.data
         own = config.table is not None and canonical(table.source) == canonical(config.table)
         second = open_table(config.valid) if own and config.valid is not None else None
-        found = split_rows(table, self.schema, valid=second, seed=config.seed, fractions=config.data.fractions)
+        found = split_rows(
+            table,
+            self.schema,
+            valid=second,
+            seed=config.seed,
+            fractions=data.fractions,
+            fold=data.fold if own else None,
+        )
         rows = found.rows[known[split]]
         if not len(rows):
             raise InputError(

@@ -7,10 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from polymodal import names
-from polymodal.balancers import Balancer
 from polymodal.config import Config
 from polymodal.data.parts import Parts
-from polymodal.errors import InputError
 from polymodal.predictor.checks import check_queries, check_retrieval, check_settings
 from polymodal.predictor.samples import make_loader
 from polymodal.recipes.base import Setup
@@ -36,30 +34,22 @@ def make_setup(
         InputError: settings that do not go together, or not with this table.
     """
     check_settings(config, parts, task)
-    balancer = config.balancer
-    make = names.resolve("balancers", balancer.name, bases=("Balancer",), trust=trust)
-
-    def make_balancer() -> Balancer:
-        built = names.build(make, balancer.arguments, {"seed": config.seed}, "balancer")
-        if not isinstance(built, Balancer):
-            raise InputError(f"balancer {balancer.name!r} is a {type(built).__name__}, not a polymodal Balancer")
-        return built
-
-    make_balancer()
     fusion = names.resolve("fusion", config.fusion.name, bases=("Fusion",), trust=trust)
     check_retrieval(task, fusion, config)
     if isinstance(task, Retrieval):
         check_queries(parts, config)
     samples, batch = parts.samples, config.train.batch_size
-    return Setup(
+    setup = Setup(
         modalities=tuple(parts.schema.modalities),
         task=task,
         config=config,
         train=make_loader(samples["train"], config, batch, shuffle=True),
         valid=make_loader(samples["valid"], config, batch) if "valid" in samples else None,
         make_encoder=make_encoder,
-        make_balancer=make_balancer,
+        make_balancer=lambda: setup.balancer(config.balancer.model_dump()),
         run=run,
         show=show,
         trust=trust,
     )
+    setup.make_balancer()
+    return setup

@@ -15,7 +15,6 @@ from polymodal.adapters import Adapter, insert, lora_adapters
 from polymodal.adapters.by_name import options_of
 from polymodal.adapters.injected import Injected
 from polymodal.adapters.lora.handle import Counts
-from polymodal.balancers import Balancer
 from polymodal.config import Part
 from polymodal.distributed import gather_objects
 from polymodal.encoders.base import LayeredEncoder, linear_heads, width
@@ -62,7 +61,9 @@ def adapter(
             with wherever the shapes agree. Those that do not agree are named; without a uni-modal phase they train with the
             adapter.
         after: another recipe, by name or with its settings (`recipe.after=mmlora recipe.after.rank=2`), whose encoders are
-            frozen in the place of those of a uni-modal phase. The configured balancer acts in the last stage alone.
+            frozen in the place of those of a uni-modal phase. The configured balancer acts in the last stage alone; one of
+            that recipe is named beside it (`recipe.after=joint recipe.after.balancer=mlb`). A fusion that is also the one
+            configured here goes on from there, so that an adapter that changes nothing at first begins with that very model.
 
     Raises:
         InputError: settings that cannot be, before anything is trained.
@@ -143,8 +144,13 @@ def train_adapter(
     shown = assemble(trial, given or dict.fromkeys(setup.modalities, 1))
     epochs: dict[str, int] = {}
     models: dict[str, MultimodalModel] = {}
+    before: Result | None = None
     if fine_tune:
-        models, epochs = train_each(setup, checkpoints) if after is None else _trained_by(setup, stage, after)
+        if after is None:
+            models, epochs = train_each(setup, checkpoints)
+        else:
+            before = _result_of(setup, stage, after)
+            models, epochs = _taken_apart(setup, before.model), before.best_epoch
         encoders = {m: one.encoders[m] for m, one in models.items()}
     else:
         encoders = {m: fresh(setup, m) for m in setup.modalities}
@@ -171,6 +177,8 @@ def train_adapter(
         model = assemble(copy.deepcopy(encoders), lengths)
         for m, head in model.heads.items() if fine_tune else ():
             head.load_state_dict(models[m].heads[m].state_dict())
+        if before is not None and before.fusion == head_part(setup, model.adapter):
+            _go_on(model.fusion, before.model.fusion)
         every = list(model.parameters())
         counts = Counts(sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every))
         logger.info("%s, head included: %s", part["name"], counts)
@@ -195,26 +203,40 @@ def train_adapter(
     )
 
 
-def _trained_by(
-    setup: Setup, stage: str, after: str | Mapping[str, Any]
-) -> tuple[dict[str, MultimodalModel], dict[str, int]]:
-    """Each modality's encoder and head as another recipe leaves them, and the best epochs of its stages."""
+def _result_of(setup: Setup, stage: str, after: str | Mapping[str, Any]) -> Result:
+    """What another recipe ends with: a model with a head of each modality and no adapter."""
     part = Part.model_validate(after)
-    inner = replace(setup, make_balancer=Balancer)
+    arguments = part.arguments
+    balancer = Part.model_validate(arguments.pop("balancer", "joint")).model_dump()
+    setup.balancer(balancer)  # wrong settings must not wait for their stage
+    inner = replace(setup, make_balancer=lambda: setup.balancer(balancer))
     recipe = names.resolve("recipes", part.name, trust=setup.trust)
-    result: Result = recipe(**names.bind(recipe, part.arguments, {"setup": inner}, f"{stage}.after"))
+    result: Result = recipe(**names.bind(recipe, arguments, {"setup": inner}, f"{stage}.after"))
     whole = result.model
     missing = [m for m in setup.modalities if m not in whole.heads]
     if missing or result.adapter is not None:
         what = f"has no head of {', '.join(missing)} alone" if missing else "keeps an adapter of its own"
         raise InputError(
-            f"{stage}: after={part.name!r}: its model {what}; mmlora, ume and full_ume leave what is needed"
+            f"{stage}: after={part.name!r}: its model {what}; mmlora, ume and full_ume leave what is needed, and "
+            "joint under a balancer that trains heads, such as recipe.after.balancer=mlb"
         )
+    return result
+
+
+def _taken_apart(setup: Setup, whole: MultimodalModel) -> dict[str, MultimodalModel]:
+    """Each modality's encoder and head as models of their own."""
     models = {}
     for m in setup.modalities:
         models[m] = setup.unimodal_model(m)
         models[m].encoders[m], models[m].heads[m] = whole.encoders[m], whole.heads[m]
-    return models, result.best_epoch
+    return models
+
+
+def _go_on(fusion: nn.Module, before: nn.Module) -> None:
+    """Take over a fusion's weights, unless the adapter changed the widths that it reads."""
+    own, theirs = fusion.state_dict(), before.state_dict()
+    if {name: one.shape for name, one in own.items()} == {name: one.shape for name, one in theirs.items()}:
+        fusion.load_state_dict(theirs)
 
 
 def head_part(setup: Setup, put: Adapter | None) -> dict[str, Any]:

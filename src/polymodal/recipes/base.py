@@ -193,6 +193,15 @@ class Setup:
             raise InputError(f"fusion {make!r} is a {type(built).__name__}, not a torch module")
         return built  # type: ignore[return-value]
 
+    def balancer(self, part: Mapping[str, Any]) -> Balancer:
+        """A fresh balancer of that name and settings, with the run's seed."""
+        settings = dict(part)
+        make = names.resolve("balancers", settings.pop("name"), bases=("Balancer",), trust=self.trust)
+        built = names.build(make, settings, {"seed": self.config.seed}, "balancer")
+        if not isinstance(built, Balancer):
+            raise InputError(f"balancer {part['name']!r} is a {type(built).__name__}, not a polymodal Balancer")
+        return built
+
     def model(self, modalities: Sequence[str], fusion: Mapping[str, Any], *, heads: bool) -> MultimodalModel:
         """A fresh model of some of the modalities."""
         encoders = {m: self.make_encoder(m) for m in modalities}

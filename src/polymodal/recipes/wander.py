@@ -73,7 +73,7 @@ def wander(
         fine_tune: false leaves out the uni-modal phase, for encoders that are pre-trained.
         checkpoints: of the uni-modal phase, see `frozen_features`.
         start_from: what the encoders begin with, see `adapter`.
-        after: another recipe whose encoders are frozen, such as mmlora, see `adapter`.
+        after: another recipe whose encoders are frozen, such as mmlora, or joint with a balancer, see `adapter`.
 
     Raises:
         InputError: settings that cannot be, before anything is trained.
