@@ -69,6 +69,8 @@ def test_overrides_do_not_change_what_they_are_laid_over() -> None:
         (["seed=x"], "seed"),
         (["encoders.a.dim=3"], "encoders.a"),
         (["label.x=3"], "key 'label'"),
+        (["data.fold=[0, 5]"], r"data.fold.*\[0, 5\]: expected \[k, n\] with 1 <= k <= n"),
+        (["data.fold=[1, 1]"], "at least two folds"),
         (["train.epochs=0", "train.batch_size=0"], "train.epochs.*; .*train.batch_size"),
     ],
 )

@@ -75,6 +75,23 @@ def test_frames_are_not_changed() -> None:
     pd.testing.assert_frame_equal(given, before)
 
 
+def test_a_fold_is_judged_in_the_place_of_the_test_part(tmp_path: Path) -> None:
+    rows = frame()
+    held: set[str] = set()
+    for number in (1, 2):
+        one = predictor(overrides=[f"data.fold=[{number}, 2]"], out=tmp_path / f"{number}")
+        one.fit(tables.numbers(tmp_path))
+        told = pd.read_csv(tmp_path / f"{number}" / "predictions" / "test.csv", dtype=str)
+        held |= set(told["id"])
+        loaded = pm.Predictor.load(tmp_path / f"{number}", show=False)
+        assert loaded.evaluate()["samples"] == len(told)
+        assert loaded.evaluate()["loss"] == pytest.approx(one.metrics["test"]["loss"])
+        assert loaded.evaluate(rows, "test")["samples"] == 6, "of another table its own test part"
+    known = {f"{i:04d}" for i, part in enumerate(rows["split"]) if part != "test"}
+    assert held < known
+    assert len(held) == len(known) - len(tables.CLASSES), "one sample of each class always trains"
+
+
 def test_validation_frame() -> None:
     rows = frame().drop(columns="split")
     found = predictor().fit(rows.iloc[:44], rows.iloc[44:].reset_index(drop=True))

@@ -183,3 +183,12 @@ def test_folds_of_too_few(count, message):
     cells = table(x=range(10), y=list("ab") * 5, split=["train"] * 8 + ["valid"] * 2)
     with pytest.raises(InputError, match=message):
         folds(cells, count)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_one_of_the_folds(number):
+    cells = table(x=range(30), y=list("ab") * 15, split=["train"] * 20 + ["valid"] * 5 + ["test"] * 5)
+    found = split_rows(cells, infer(cells, "y"), seed=0, fold=(number, 3))
+    rows, notes = folds(cells, 3)[number - 1]
+    assert all(np.array_equal(found.rows[part], rows[part]) for part in rows)
+    assert found.notes == notes

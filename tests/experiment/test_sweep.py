@@ -194,6 +194,8 @@ def test_a_list_that_was_spoilt(tmp_path: Path, data: Path) -> None:
         ({"trials": 0}, "key 'trials' = 0"),
         ({"table": None}, "name either a table or a source"),
         ({"seeds": [1, 1]}, r"seeds \[1, 1\]: expected different numbers"),
+        ({"folds": 3, "defaults": {"label": "y", "data.fold": [1, 2]}}, "defaults.data.fold: the file's own folds say it"),
+        ({"folds": 1}, "folds"),
         ({"defaults": {"label": "label", "seed": 1}}, "defaults.seed: the file's own table, source and seeds say it"),
         (changed(mlb={"combines": ["sgd", "mlb"]}), "methods.mlb.combines mlb: expected other methods of the file"),
         (changed(mlb={"combines": ["adam"]}), "methods.mlb.combines adam: expected other methods"),
@@ -264,6 +266,36 @@ def test_validation_chooses_and_test_is_read_for_the_chosen_alone(
     again = StandIn(rate_decides)
     assert sweep(file, data, out, measure=again).text() == text
     assert again.seen == []
+
+
+def test_folds_choose_and_no_run_of_the_search_reads_the_test_part(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[str, float, int, Any]] = []
+
+    def figures(values: Mapping[str, Any]) -> dict[str, Any]:
+        """The smallest rate is best in the folds, the greatest on validation and on test."""
+        lr, seed, fold = values["optimizer"]["lr"], values["seed"], values["data"].get("fold")
+        seen.append((name_of(values), lr, seed, fold))
+        held = lr if fold is None else 1 - lr + 0.1 * fold[0]
+        return {"valid": {"accuracy": lr, "loss": 1.0}, "test": {"accuracy": held, "loss": 1.0}}
+
+    file, out = written(tmp_path, folds=3), tmp_path / "out"
+    with caplog.at_level(logging.INFO, "polymodal"):
+        found = sweep(file, data, out, measure=StandIn(figures))
+    rates = [trial["optimizer.lr"] for trial in draw(read_sweep(file))["joint"]]
+    # Of each method four trials on two seeds of three folds each, then the chosen one on both seeds, without folds.
+    assert len(seen) == 3 * (4 * 2 * 3 + 2)
+    search, last = [one for one in seen if one[3]], [one for one in seen if not one[3]]
+    assert seen == search + last
+    assert {tuple(one[3]) for one in search} == {(1, 3), (2, 3), (3, 3)}
+    assert {(lr, seed) for _, lr, seed, _ in last} == {(min(rates), 0), (min(rates), 2)}
+    row = found.rows()[0]
+    assert row["valid_accuracy"] == pytest.approx(1 - min(rates) + 0.2)
+    assert row["test_accuracy"] == pytest.approx(min(rates))
+    told = [one.getMessage() for one in caplog.records if one.getMessage().startswith("joint, trial 1, seed 0, ")]
+    assert told[0].startswith(f"joint, trial 1, seed 0, fold 1 of 3: held-out accuracy {1.1 - rates[0]:.4f}, 2 s; 77 left")
+    assert "chosen by accuracy on what 3 folds of the training and validation rows hold out (seeds 0, 1)" in found.text()
 
 
 def test_what_others_have_done_is_not_left(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:

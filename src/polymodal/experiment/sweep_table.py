@@ -91,7 +91,7 @@ class Comparison:
             lines.append(f"| {' | '.join(str(one).replace('|', chr(92) + '|') for one in cells)} |")
         where = "the validation part"
         if file.folds is not None:
-            where = f"{file.folds} folds of the training and validation rows, which hold out each row once"
+            where = f"what {file.folds} folds of the training and validation rows hold out"
         said = (
             f"{file.trials} trial{'s' * (file.trials > 1)} of each method from the list in `trials.json`, chosen by {metric} on "
             f"{where} (seed{'s' * (len(file.select_seeds) > 1)} {', '.join(map(str, file.select_seeds))}"
