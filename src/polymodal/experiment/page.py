@@ -87,7 +87,7 @@ def _curve(results: Results, name: str, found: list[Line]) -> Markup | None:
     if not kept:
         return None
     series = [Series(label, [x for x, _ in one], [y for _, y in one], i) for i, (label, one) in enumerate(kept.items())]
-    drawing = lines(name, f"Figures over {setting}", series, "", x_label=setting)
+    drawing = lines(name, f"Figures over {setting}", series, "", x_label=setting, log_x=True)
     rows = [[label, x, y] for label, one in kept.items() for x, y in one]
     return figure(
         f"Over {setting}", drawing, "Means over seeds.", table(f"Over {setting}", ["figure", setting, "value"], rows)

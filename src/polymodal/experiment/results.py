@@ -188,7 +188,7 @@ def _notes(line: Line) -> list[str]:
 
 def _pm(one: Measured) -> str:
     size = abs(one.mean)
-    digits = 0 if size >= 1000 or (size == int(size) and len(one.values) == 1) else 2 if size >= 0.1 else 5
+    digits = 0 if size >= 1000 or (size == int(size) and len(one.values) == 1) else 2 if size >= 0.1 or not size else 5
     spread = f" ± {one.deviation:.{digits}f}" if math.isfinite(one.deviation) else ""
     return f"{one.mean:.{digits}f}{spread}"
 

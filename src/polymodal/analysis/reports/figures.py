@@ -55,6 +55,7 @@ def lines(
     x_label: str = "epoch",
     level: float | None = None,
     log: bool = False,
+    log_x: bool = False,
 ) -> Markup:
     """Lines over epochs, each named at its end.
 
@@ -65,6 +66,7 @@ def lines(
         y_label, x_label: what the axes are.
         level: a value to mark by a horizontal line.
         log: logarithmic y where all values are positive and span more than a factor of 20.
+        log_x: logarithmic x, with the values themselves as ticks, where they are positive and few.
     """
     kept = [one._replace(y=[float(v) for v in one.y]) for one in series if any(math.isfinite(v) for v in one.y)]
     values = [v for one in kept for v in one.y if math.isfinite(v)]
@@ -79,8 +81,11 @@ def lines(
     room = max(text_width(short(one.name)) for one in kept) + 14
     across = span(epochs) if len(epochs) > 1 else (epochs[0] - 1, epochs[0] + 1)
     up = (ticks[0], ticks[-1])
-    canvas = Canvas(name, title, _told(kept), across, up, left=_left(ticks), right=room, log=logarithmic)
-    canvas.axes(_epoch_ticks(epochs), ticks, x_label, y_label)
+    doubling = log_x and 1 < len(epochs) <= 8 and epochs[0] > 0
+    canvas = Canvas(
+        name, title, _told(kept), across, up, left=_left(ticks), right=room, log=logarithmic, log_x=doubling
+    )
+    canvas.axes(epochs if doubling else _epoch_ticks(epochs), ticks, x_label, y_label)
     if level is not None:
         canvas.line(canvas.left, canvas.at_y(level), canvas.width - room, canvas.at_y(level), "level")
     ends = [_line(canvas, one) for one in kept]

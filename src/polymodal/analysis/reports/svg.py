@@ -112,7 +112,7 @@ class Canvas:
         x, y: ranges of the values.
         width, height: of the whole drawing, in pixels before it is scaled to the page.
         left, right, top, bottom: margins around the axes.
-        log: whether y is logarithmic.
+        log, log_x: whether y, and x, is logarithmic.
     """
 
     name: str
@@ -127,11 +127,13 @@ class Canvas:
     top: float = 14
     bottom: float = 38
     log: bool = False
+    log_x: bool = False
     parts: list[str] = field(default_factory=list)
 
     def at_x(self, value: float) -> float:
         """Place of a value along x."""
-        low, high = self.x
+        low, high = (math.log(self.x[0]), math.log(self.x[1])) if self.log_x else self.x
+        value = math.log(value) if self.log_x else value
         return self.left + (value - low) / (high - low) * (self.width - self.left - self.right)
 
     def at_y(self, value: float) -> float:
