@@ -294,8 +294,12 @@ def test_folds_choose_and_no_run_of_the_search_reads_the_test_part(
     assert row["valid_accuracy"] == pytest.approx(1 - min(rates) + 0.2)
     assert row["test_accuracy"] == pytest.approx(min(rates))
     told = [one.getMessage() for one in caplog.records if one.getMessage().startswith("joint, trial 1, seed 0, ")]
-    assert told[0].startswith(f"joint, trial 1, seed 0, fold 1 of 3: held-out accuracy {1.1 - rates[0]:.4f}, 2 s; 77 left")
-    assert "chosen by accuracy on what 3 folds of the training and validation rows hold out (seeds 0, 1)" in found.text()
+    assert told[0].startswith(
+        f"joint, trial 1, seed 0, fold 1 of 3: held-out accuracy {1.1 - rates[0]:.4f}, 2 s; 77 left"
+    )
+    assert (
+        "chosen by accuracy on what 3 folds of the training and validation rows hold out (seeds 0, 1)" in found.text()
+    )
 
 
 def test_what_others_have_done_is_not_left(tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture) -> None:
