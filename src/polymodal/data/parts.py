@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,13 @@ from polymodal.data.inputs import Input, make_input
 from polymodal.data.labels import check_labels
 from polymodal.data.samples import Samples, prepare
 from polymodal.data.schema import Modality, Schema, infer
-from polymodal.data.split import Split, fold_rows, split_rows
+from polymodal.data.split import split_rows
 from polymodal.data.table import Table, read_table
 from polymodal.errors import InputError
 from polymodal.names import nearest
 from polymodal.progress import Progress
 
-__all__ = ["Parts", "assemble", "assemble_folds"]
+__all__ = ["Parts", "assemble"]
 
 
 @dataclass
@@ -68,6 +68,7 @@ def assemble(
     source: str | pd.DataFrame | Table,
     valid: str | pd.DataFrame | Table | None = None,
     *,
+    fold: tuple[int, int] | None = None,
     show: bool | None = None,
     preprocessing: Preprocessing = lambda modality, given: {},
 ) -> Parts:
@@ -77,53 +78,14 @@ def assemble(
         config: `label`, `data` and `seed` decide.
         source: path of the table, a pandas frame or a table that was read.
         valid: a second table that is the validation part.
+        fold: (k, n) for the k-th of n folds of the training and validation rows, see `split.split_rows`; by default that of
+            `data.fold`.
         show: force the progress bar on or off.
         preprocessing: options of a modality's input that its encoder calls for, from those that the user set; these win.
 
     Raises:
         InputError: whatever is wrong with the tables, their labels, splits or files.
     """
-    found = _understood(config, source, valid)
-    return _decoded(config, found, found.split, show, preprocessing)
-
-
-def assemble_folds(
-    config: Config,
-    source: str | pd.DataFrame | Table,
-    valid: str | pd.DataFrame | Table | None = None,
-    *,
-    folds: int,
-    show: bool | None = None,
-    preprocessing: Preprocessing = lambda modality, given: {},
-) -> Iterator[Parts]:
-    """The same for each fold of the training and validation rows; its part "test" is what the fold holds out.
-
-    Args:
-        config, source, valid, show, preprocessing: as of `assemble`.
-        folds: number of folds; see `split.fold_rows`.
-
-    Raises:
-        InputError: as of `assemble`, and one fold, or too few samples for them.
-    """
-    found = _understood(config, source, valid)
-    for split in fold_rows(
-        found.table, found.schema, found.split, folds, seed=config.seed, second=found.second is not None
-    ):
-        yield _decoded(config, found, split, show, preprocessing)
-
-
-class _Understood(NamedTuple):
-    """Tables that were read, what their columns mean, and how their rows are divided."""
-
-    table: Table
-    second: Table | None
-    schema: Schema
-    split: Split
-
-
-def _understood(
-    config: Config, source: str | pd.DataFrame | Table, valid: str | pd.DataFrame | Table | None
-) -> _Understood:
     settings = config.data
     table = read_table(source)
     schema = infer(
@@ -137,14 +99,8 @@ def _understood(
         separator=settings.separator,
     )
     second = None if valid is None else read_table(valid)
-    split = split_rows(table, schema, valid=second, seed=config.seed, fractions=settings.fractions, fold=settings.fold)
-    return _Understood(table, second, schema, split)
-
-
-def _decoded(
-    config: Config, found: _Understood, split: Split, show: bool | None, preprocessing: Preprocessing
-) -> Parts:
-    settings, (table, second, schema, _) = config.data, found
+    fold = fold or settings.fold
+    split = split_rows(table, schema, valid=second, seed=config.seed, fractions=settings.fractions, fold=fold)
     tables: dict[str, Table] = {part: table for part in split.rows}
     if second is not None:
         tables["valid"] = second

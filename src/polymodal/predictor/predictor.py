@@ -17,10 +17,9 @@ from polymodal import names
 from polymodal.config import Config, Part, from_flags, load_config
 from polymodal.data.inputs import Input, input_from_state
 from polymodal.data.loader import Loader
-from polymodal.data.parts import Parts, assemble, assemble_folds
+from polymodal.data.parts import Parts, assemble
 from polymodal.data.samples import Samples
 from polymodal.data.schema import Schema
-from polymodal.data.table import Table
 from polymodal.datasets import canonical
 from polymodal.distributed import rank, start, wait
 from polymodal.errors import InputError
@@ -179,10 +178,9 @@ class Predictor:
         Raises:
             InputError: as of `setup`, and one fold, or too few samples for them.
         """
-        one, two, options = self._sources(table, valid)
         told: set[str] = set()
-        for parts in assemble_folds(self.config, one, two, folds=folds, **options):
-            self._learn(parts)
+        for number in range(1, max(folds, 1) + 1):
+            parts = self._assemble(table, valid, fold=(number, folds))
             for note in parts.notes:
                 if note not in told:
                     logger.info("%s", note, extra={"note": rank() == 0})
@@ -216,26 +214,24 @@ class Predictor:
     def _encoders(self) -> Encoders:
         return Encoders(self.config, self.trust)
 
-    def _assemble(self, table: Source, valid: Source | None) -> Parts:
+    def _assemble(self, table: Source, valid: Source | None, fold: tuple[int, int] | None = None) -> Parts:
         """Read and decode the tables; from here on schema, inputs and task are known."""
-        one, two, options = self._sources(table, valid)
-        parts = assemble(self.config, one, two, **options)
-        self._learn(parts)
-        return parts
-
-    def _sources(self, table: Source, valid: Source | None) -> tuple[Table, Table | None, dict[str, Any]]:
-        """The tables, read and noted in the settings, and how they are to be decoded."""
         if not isinstance(table, pd.DataFrame):
             self.config.table = canonical(str(table))
         if valid is not None and not isinstance(valid, pd.DataFrame):
             self.config.valid = canonical(str(valid))
         show = self.show and rank() == 0 if self.show is not None else None
-        two = None if valid is None else read(valid)
-        return read(table), two, {"show": show, "preprocessing": self._encoders().preprocessing}
-
-    def _learn(self, parts: Parts) -> None:
+        parts = assemble(
+            self.config,
+            read(table),
+            None if valid is None else read(valid),
+            fold=fold,
+            show=show,
+            preprocessing=self._encoders().preprocessing,
+        )
         self._schema, self._inputs, self.notes = parts.schema, parts.inputs, parts.notes
         self._task = task_of(parts.schema, parts.train_target.double().numpy(), sentiment=self.config.data.sentiment)
+        return parts
 
     def _setup(self, parts: Parts, run: RunFolder | None) -> Setup:
         """What a recipe trains with, its settings checked against the data."""
