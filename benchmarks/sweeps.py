@@ -4,8 +4,9 @@
 
 Runs `polymodal sweep` on each set (about two hours of two cores in all; runs are kept in FOLDER, so that the same command goes
 on where it was stopped), and prints its tables. Of the methods that combine others (MLB inside MMLoRA's joint stage, Wander after
-MMLoRA, MLB on a Wander model) the one that validation prefers is compared with every method that combines nothing: on test it
-should be as good as what each of the three papers proposes (MMLoRA, Wander, MLB), within one standard error.
+MMLoRA, MLB on a Wander model, Wander after MLB) the one that the folds of training and validation prefer is compared with every
+method that combines nothing: on test it should be as good as what each of the three papers proposes (MMLoRA, Wander, MLB), within
+one standard error.
 
 Test rows and seeds are both samples, so that the standard error of the difference is over both (`_common.two_way`); what rows
 alone and seeds alone would say stands beside it, and so do the methods that the papers compare with. `--check` exits with 1 where

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 import yaml
 
 from polymodal.datasets import open_table
+from polymodal.encoders.presets import PRETRAINED
 from polymodal.errors import Diverged, InputError
 from polymodal.experiment.figures import Measured, figure_of, paired, summarise
 from polymodal.experiment.file import read_experiment
@@ -139,6 +144,66 @@ def test_a_row_that_fails_leaves_the_others(tmp_path: Path) -> None:
     good = Trainer()
     run_table(experiment(tmp_path), data=own_table(tmp_path), out=out, measure=good)
     assert good.asked == [("mlb", s, False) for s in range(3)], "only what is unfinished"
+
+
+def test_rows_that_need_a_missing_extra_leave_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained for real: one row without it, and one whose encoder lies in a package that is not installed."""
+    monkeypatch.setitem(PRETRAINED, "minilm_l6", PRETRAINED["minilm_l6"]._replace(package="no_such_package"))
+    small = {"encoders": {"a": "minilm_l6"}, "data": {"modalities": ["a=x:text", "b=z:numeric"]}}
+    rows = [
+        {"row": "plain", "published": {"Own": {"top1": 50}}},
+        {"row": "pre-trained", "settings": small, "published": {"Own": {"top1": 60}}},
+    ]
+    file, out = (
+        experiment(tmp_path, rows=rows, seeds=[0], defaults={"train": {"epochs": 1, "device": "cpu"}}),
+        tmp_path / "out",
+    )
+    with pytest.raises(InputError, match=r"pre-trained on Own, seed 0: .*pip install 'polymodal\[pretrained-small\]'"):
+        run_table(file, data=own_table(tmp_path), out=out)
+    measured = lines_of((out / "ours_table1.csv").read_text())
+    assert measured["plain", "top1"]["measured"]
+    assert not measured["pre-trained", "top1"]["measured"]
+
+
+def test_two_runners_on_one_folder_share_its_runs(tmp_path: Path) -> None:
+    file, data, both = experiment(tmp_path), own_table(tmp_path), Barrier(2)
+    train, first = Trainer(), [True, True]
+
+    def runner(number: int) -> str:
+        def measure(*given: Any, **options: Any) -> dict[str, Any]:
+            if first[number]:
+                first[number] = False
+                both.wait(60)  # neither ends its first run before the other has one
+            return train(*given, **options)
+
+        return run_table(file, data=data, out=tmp_path / "out", measure=measure).text()
+
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(runner, range(2)))
+    assert len(train.asked) == len(set(train.asked)) == 6, "each run once"
+    assert texts[0] == texts[1]
+    assert (tmp_path / "out" / "ours_table1.md").read_text() == texts[0]
+
+
+def test_a_disk_that_fills_up_loses_no_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, data, out, again = experiment(tmp_path), own_table(tmp_path), tmp_path / "out", Trainer()
+
+    class Filling(Trainer):
+        def __call__(self, *given: Any, **options: Any) -> dict[str, Any]:
+            found = super().__call__(*given, **options)
+            if len(self.asked) > 2:
+                monkeypatch.setattr(os, "fsync", full)
+            return found
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(InputError, match=r"cannot write .*: No space left on device"):
+        run_table(file, data=data, out=out, measure=Filling())
+    monkeypatch.undo()
+    found = run_table(file, data=data, out=out, measure=again)
+    assert len(again.asked) == 4, "two of six were finished before"
+    assert all(math.isfinite(line.measured.mean) for line in found.lines)
 
 
 def test_a_run_that_diverges_is_told_and_not_tried_again(tmp_path: Path) -> None:
